@@ -1,0 +1,153 @@
+"""The settings that the parts below the edge work from: plain frozen records, checked before they are made.
+
+`gateway.config` reads them from YAML and the environment. Each part is given the smallest record it needs.
+Times are seconds, sizes are bytes unless a name says otherwise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.messages import Scalar, Task
+
+
+class Secret:
+    """A string that never shows: not in a repr, a log, an error or a status page."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The string itself, for the one place that sends or compares it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSettings:
+    """One Infinity server serving one model."""
+
+    name: str
+    """Unique in its pool, and the label in metrics: host, port and path of `api_base`."""
+    api_base: str
+    """Where `/embeddings` and the others are appended; any path prefix kept, no trailing slash."""
+    server_model: str | None = None
+    """What is sent as `model`; None for a server whose only model is meant."""
+    api_key: Secret | None = None
+    weight: float = 1.0
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """The deployments that callers know by one model name. Their vectors are interchangeable."""
+
+    name: str
+    deployments: tuple[DeploymentSettings, ...]
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    """Passed to the servers with each request; a caller's own parameters win."""
+    task: Task | None = None
+    """From `model_info.mode`; None where it is learned from the servers."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """Text put before an input by its role, `query` or `document` (e5, bge)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingSettings:
+    items_max: int | None = None
+    """Most items in a batch; None: the batch size that the server reports."""
+    in_flight_max: int = 8
+    """Most batches under way at one deployment."""
+    wait_s_max: float = 0.0
+    """How long the oldest item may wait for company although a deployment has room."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionSettings:
+    """Hard bounds on what waits in one pool; past them a call is refused with 429."""
+
+    queued_items_max: int = 100_000
+    queued_bytes_max: int = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    probe_interval_s: float = 0.5
+    """Between probes of a deployment that is not up."""
+    silent_s_max: float = 10.0
+    """A deployment that has not answered for so long is asked whether it still does."""
+    probe_timeout_s: float = 10.0
+    failures_max: int = 3
+    """Failures in a row after which a deployment counts as down; a refused connection does at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySettings:
+    retries_max: int = 2
+    """Further tries of one batch, each on another deployment."""
+    budget_ratio: float = 0.2
+    """Retries as a share of the batches of the last `budget_window_s` seconds..."""
+    budget_per_s: float = 10.0
+    """...plus so many a second."""
+    budget_window_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsSettings:
+    """What one call may be; past it the caller is told which limit it met."""
+
+    body_bytes_max: int = 32 * 1024 * 1024
+    items_max: int = 2048
+    """Infinity's own default, INFINITY_MAX_CLIENT_BATCH_SIZE."""
+    media_items_max: int = 32
+    """Images or audio clips in one call; Infinity's own limit."""
+    text_chars_max: int = 8192 * 15
+    """Infinity's own limit, in code points after surrounding white space is taken off."""
+    timeout_s: float = 30.0
+    """How long a call may take when its caller does not say."""
+    timeout_s_max: float = 600.0
+    """The longest that a caller may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSettings:
+    grace_s: float = 10.0
+    """After SIGTERM: still serving while ingresses take notice that readiness fails."""
+    in_flight_s_max: float = 30.0
+    """Then: how long calls under way may take to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Another name for a pool → the pool's name."""
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """A pool → the pools to try in order when it cannot answer."""
+    default_models: Mapping[Task, str] = field(default_factory=dict)
+    """The pool meant by a call that names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Everything that `service` and `pool` work from."""
+
+    pools: tuple[PoolSettings, ...] = ()
+    batching: BatchingSettings = BatchingSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    health: HealthSettings = HealthSettings()
+    retry: RetrySettings = RetrySettings()
+    limits: LimitsSettings = LimitsSettings()
+    router: RouterSettings = RouterSettings()
+    rerank_by_embedding: bool = False
+    """Answer `/rerank` on a model that can only embed, by cosine similarity."""

@@ -1,0 +1,99 @@
+"""What can go wrong, in the gateway's words, by who must act.
+
+    GatewayError
+    ├── CallerError                the caller must change the call
+    │   ├── BadRequest
+    │   ├── TooLarge
+    │   ├── Unauthorized
+    │   ├── Forbidden
+    │   └── UnknownModel
+    ├── TemporaryError             nobody must act: try again later
+    │   ├── Overloaded
+    │   ├── Draining
+    │   ├── NoDeployment
+    │   └── DeadlineExceeded
+    └── UpstreamError              the operator must look at a server
+        ├── ServerFailed
+        └── BadAnswer
+
+`ConfigError` is apart: it ends the start and never meets a caller. Which HTTP status each becomes is
+decided in `gateway.api.errors` alone.
+"""
+
+from collections.abc import Sequence
+
+
+class GatewayError(Exception):
+    """Base of all. `str(error)` is fit for a caller: no address, no key, no upstream text."""
+
+
+class CallerError(GatewayError):
+    """The call as it is can never succeed. `param` names the field at fault, where there is one."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class BadRequest(CallerError):
+    pass
+
+
+class TooLarge(CallerError):
+    pass
+
+
+class Unauthorized(CallerError):
+    pass
+
+
+class Forbidden(CallerError):
+    pass
+
+
+class UnknownModel(CallerError):
+    pass
+
+
+class TemporaryError(GatewayError):
+    """The same call may succeed later; `retry_after_s` says when it is worth a try."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(TemporaryError):
+    """More is waiting than can be answered in time."""
+
+
+class Draining(TemporaryError):
+    """This gateway is about to stop."""
+
+
+class NoDeployment(TemporaryError):
+    """No server of the model is up."""
+
+
+class DeadlineExceeded(TemporaryError):
+    """The call's time ran out before its answer came."""
+
+
+class UpstreamError(GatewayError):
+    pass
+
+
+class ServerFailed(UpstreamError):
+    """The servers tried failed on this call: an error of theirs, or a connection that broke."""
+
+
+class BadAnswer(UpstreamError):
+    """The servers tried answered something that cannot be an answer to this call."""
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used; each problem is one line that begins with its path in the file."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)

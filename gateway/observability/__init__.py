@@ -1,0 +1,1 @@
+"""Listeners to what the core reports: Prometheus and the log."""

@@ -1,0 +1,1 @@
+"""Everything that knows the HTTP API of an Infinity server."""
