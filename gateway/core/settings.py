@@ -143,6 +143,8 @@ class EngineSettings:
     """Everything that `service` and `pool` work from."""
 
     pools: tuple[PoolSettings, ...] = ()
+    servers: tuple[DeploymentSettings, ...] = ()
+    """Servers whose models are learned from them; those with the same model form one pool."""
     batching: BatchingSettings = BatchingSettings()
     admission: AdmissionSettings = AdmissionSettings()
     health: HealthSettings = HealthSettings()
