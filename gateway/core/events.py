@@ -1,0 +1,91 @@
+"""What happened, as frozen records. The parts below the edge report; metrics and the log listen.
+
+A listener is called in the event loop and must neither block nor raise.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateway.core.balancer import Outcome
+
+
+class RequestEnded(NamedTuple):
+    """One HTTP request of a caller was answered, or its caller left (status 499)."""
+
+    route: str
+    model: str
+    status: int
+    duration_s: float
+    items: int
+    queue_s: float
+    upstream_s: float
+
+
+class CallServed(NamedTuple):
+    """A call got its answer."""
+
+    model: str
+    call_class: str
+    items: int
+    tokens: int
+    queue_s: float
+
+
+class BatchEnded(NamedTuple):
+    model: str
+    deployment: str
+    outcome: Outcome
+    reason: str
+    """Empty on success, else the kind of failure."""
+    items: int
+    calls: int
+    fill_ratio: float
+    padding_ratio: float
+    """The share of a padded batch that is padding: 1 - sum of lengths / (items x longest)."""
+    duration_s: float
+
+
+class BadAnswerSeen(NamedTuple):
+    model: str
+    deployment: str
+    reason: str
+
+
+class BatchRetried(NamedTuple):
+    model: str
+    reason: str
+
+
+class FellBack(NamedTuple):
+    model: str
+    to: str
+
+
+class CallRejected(NamedTuple):
+    reason: str
+
+
+class DeploymentChanged(NamedTuple):
+    model: str
+    deployment: str
+    up: bool
+    why: str
+
+
+class DeploymentGone(NamedTuple):
+    model: str
+    deployment: str
+
+
+Event = (
+    RequestEnded
+    | CallServed
+    | BatchEnded
+    | BadAnswerSeen
+    | BatchRetried
+    | FellBack
+    | CallRejected
+    | DeploymentChanged
+    | DeploymentGone
+)
+Observer = Callable[[Event], None]

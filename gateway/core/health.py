@@ -1,0 +1,70 @@
+"""Whether a deployment is fit for work, from what its answers and our probes say.
+
+    STARTING ──probe answered──▶ UP ──refused, or failures in a row──▶ DOWN
+                                  ◀──────── probe answered ───────────┘
+
+Answers to real batches count as probes, so a busy deployment is never probed. `probe_at` says when
+the next probe is due.
+"""
+
+from enum import Enum
+
+from gateway.core.settings import HealthSettings
+
+
+class State(Enum):
+    STARTING = "starting"
+    UP = "up"
+    DOWN = "down"
+
+
+class Health:
+    """The state of one deployment. Every transition is in this class; `on_*` return whether there is news:
+    another state, or another reason for not being up."""
+
+    __slots__ = ("_failures", "_settings", "_since", "state", "why")
+
+    def __init__(self, settings: HealthSettings, now: float) -> None:
+        self._settings = settings
+        self._failures = 0
+        self._since = now - settings.probe_interval_s  # a new deployment is probed at once
+        self.state = State.STARTING
+        self.why = "has not answered yet"
+
+    @property
+    def is_up(self) -> bool:
+        return self.state is State.UP
+
+    def probe_at(self) -> float:
+        """When to ask the deployment next, unless it answers of itself before."""
+        interval = self._settings.silent_s_max if self.is_up else self._settings.probe_interval_s
+        return self._since + interval
+
+    def on_answer(self, now: float) -> None:
+        """A batch was answered. Alone it does not end DOWN: what answers now may have been asked long ago."""
+        self._failures = 0
+        self._since = now
+
+    def on_probe_answer(self, now: float) -> bool:
+        """A probe was answered."""
+        self.on_answer(now)
+        return self._move_to(State.UP, "answers")
+
+    def on_failure(self, now: float, why: str, *, refused: bool = False) -> bool:
+        """A batch or a probe failed; `refused` when nothing listens there."""
+        self._failures += 1
+        self._since = now
+        if self.state is State.STARTING:
+            return self._move_to(State.STARTING, why)
+        if self.state is State.UP and not refused and self._failures < self._settings.failures_max:
+            return False
+        return self._move_to(State.DOWN, why)
+
+    def _move_to(self, state: State, why: str) -> bool:
+        moved = state is not self.state or (state is not State.UP and why != self.why)
+        self.state = state
+        self.why = why
+        return moved
+
+    def __repr__(self) -> str:
+        return f"<Health {self.state.value}: {self.why}>"

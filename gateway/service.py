@@ -1,0 +1,236 @@
+"""One call from start to end: which pool, what goes in, what comes out, and who stands in on failure."""
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
+from types import TracebackType
+from typing import Protocol, Self, TypeVar, cast
+
+from gateway import vectors
+from gateway.core.events import CallServed, DeploymentChanged, FellBack, Observer
+from gateway.core.lanes import BatchKey, Ticket
+from gateway.core.router import UNNAMED, Router, capability
+from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
+from gateway.errors import DeadlineExceeded, Draining, GatewayError, TemporaryError, UpstreamError
+from gateway.messages import (
+    Call,
+    ClassifyCall,
+    ClassifyResult,
+    EmbeddingCall,
+    EmbeddingResult,
+    Modality,
+    ModelCard,
+    RerankCall,
+    RerankResult,
+    Scalar,
+    Task,
+    Timings,
+)
+from gateway.pool import Pool, PoolStats, SendError, Upstream
+
+_Result = TypeVar("_Result")
+
+BY_EMBEDDING = "scored by cosine similarity of embeddings, since no reranker is configured for this model"
+
+
+class Directory(Upstream, Protocol):
+    """Servers that can also be asked which models they serve."""
+
+    async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]: ...
+
+
+class Gateway:
+    """The engine: pools, and the calls for them. An async context manager; the pools run inside it."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        upstream: Directory,
+        observe: Observer,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self._upstream = upstream
+        self._observe = observe
+        self._rng = rng or random.Random()
+        self._router = Router(settings.router)
+        self._pools: dict[str, Pool] = {}
+        self._learning: list[asyncio.Task[None]] = []
+        self._alone = count(1)
+        self._was_ready = False
+
+    async def __aenter__(self) -> Self:
+        for settings in self.settings.pools:
+            self._open(settings)
+        self._learning = [asyncio.create_task(self._learn(server)) for server in self.settings.servers]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._learning:
+            task.cancel()
+        if self._learning:
+            await asyncio.wait(self._learning)
+        for pool in self._pools.values():
+            await pool.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a deployment has ever answered; one outage later must not take a gateway out of service."""
+        self._was_ready = self._was_ready or any(
+            deployment.state == "up" for pool in self.stats() for deployment in pool.deployments
+        )
+        return self._was_ready
+
+    def stats(self) -> list[PoolStats]:
+        return [pool.stats() for pool in self._pools.values()]
+
+    def models(self) -> list[ModelCard]:
+        """Every name that callers may use, aliases too."""
+        able = self._able()
+        return [ModelCard(name, tuple(sorted(able[pool]))) for name, pool in self._router.names(able).items()]
+
+    # The three tasks
+
+    async def embed(self, call: EmbeddingCall) -> EmbeddingResult:
+        async def answer(pool: Pool, model: str) -> EmbeddingResult:
+            items = _with_prefix(call.inputs, pool.settings.prefixes.get(call.role or ""))
+            alone = 0 if call.modality is Modality.TEXT else next(self._alone)
+            key = BatchKey(Task.EMBED, _params(pool, call), None, call.modality, alone)
+            ticket = await self._ask(pool, key, items, call)
+            found = cast(list[bytes], ticket.answers)
+            if call.dimensions is not None:
+                found = vectors.cut(found, call.dimensions)
+            return EmbeddingResult(model, found, ticket.tokens, _timings(ticket))
+
+        return await self._serve(call, capability(Task.EMBED, call.modality), answer)
+
+    async def rerank(self, call: RerankCall) -> RerankResult:
+        async def answer(pool: Pool, model: str) -> RerankResult:
+            if self._by_embedding and capability(Task.RERANK) not in pool.capabilities:
+                return await self._rerank_by_embedding(pool, model, call)
+            key = BatchKey(Task.RERANK, _params(pool, call), call.query)
+            ticket = await self._ask(pool, key, list(call.documents), call)
+            scores = cast(list[float], ticket.answers)
+            return RerankResult(model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket))
+
+        return await self._serve(call, capability(Task.RERANK), answer)
+
+    async def classify(self, call: ClassifyCall) -> ClassifyResult:
+        async def answer(pool: Pool, model: str) -> ClassifyResult:
+            key = BatchKey(Task.CLASSIFY, _params(pool, call))
+            ticket = await self._ask(pool, key, list(call.inputs), call)
+            labels = cast(list[bytes], ticket.answers)
+            return ClassifyResult(model, labels, ticket.tokens, _timings(ticket))
+
+        return await self._serve(call, capability(Task.CLASSIFY), answer)
+
+    @property
+    def _by_embedding(self) -> bool:
+        return self.settings.rerank_by_embedding
+
+    async def _rerank_by_embedding(self, pool: Pool, model: str, call: RerankCall) -> RerankResult:
+        prefixes = pool.settings.prefixes
+        items = _with_prefix([call.query], prefixes.get("query"))
+        items += _with_prefix(call.documents, prefixes.get("document"))
+        ticket = await self._ask(pool, BatchKey(Task.EMBED, _params(pool, call)), items, call)
+        query, *documents = cast(list[bytes], ticket.answers)
+        scores = vectors.cosine(query, documents)
+        return RerankResult(
+            model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket), warnings=[BY_EMBEDDING]
+        )
+
+    async def _serve(
+        self, call: Call, needed: str, answer: Callable[[Pool, str], Awaitable[_Result]]
+    ) -> _Result:
+        """The answer of the pool that is meant, or of the first fallback that can give one.
+
+        Answers carry the name that the caller used; after a fallback, the name of who answered.
+        """
+        able = self._able()
+        if self._by_embedding:
+            able = {name: can | {"rerank"} if "embed" in can else can for name, can in able.items()}
+        meant = self._router.resolve(call.model, needed, able)
+        asked = meant if call.model is None or call.model == UNNAMED else call.model
+        failed: GatewayError | None = None
+        for name in self._router.with_fallbacks(meant):
+            if failed:
+                self._observe(FellBack(meant, name))
+            try:
+                return await answer(self._pools[name], asked if name == meant else name)
+            except (TemporaryError, UpstreamError) as error:
+                if isinstance(error, DeadlineExceeded | Draining):
+                    raise
+                failed = failed or error
+        assert failed is not None
+        raise failed
+
+    async def _ask(self, pool: Pool, key: BatchKey, items: list[str], call: Call) -> Ticket:
+        limits = self.settings.limits
+        timeout_s = min(call.timeout_s or limits.timeout_s, limits.timeout_s_max)
+        ticket = await pool.ask(key, items, asyncio.get_running_loop().time() + timeout_s)
+        self._observe(
+            CallServed(
+                pool.settings.name, ticket.call_class, len(items), ticket.tokens, ticket.left - ticket.arrived
+            )
+        )
+        return ticket
+
+    # Pools
+
+    def _able(self) -> dict[str, frozenset[str]]:
+        return {name: pool.capabilities for name, pool in self._pools.items()}
+
+    def _open(self, settings: PoolSettings) -> Pool:
+        pool = Pool(settings, self.settings, self._upstream, self._observe, self._rng)
+        self._pools[settings.name] = pool
+        return pool
+
+    async def _learn(self, server: DeploymentSettings) -> None:
+        """Ask a server for its models until it tells, then let it join the pool of each."""
+        health = self.settings.health
+        why = ""
+        while True:
+            try:
+                names = await self._upstream.models(server, health.probe_timeout_s)
+                break
+            except SendError as error:
+                if str(error) != why:
+                    why = str(error)
+                    self._observe(DeploymentChanged("", server.name, up=False, why=why))
+                await asyncio.sleep(health.probe_interval_s)
+        for name in names:
+            pool = self._pools.get(name) or self._open(PoolSettings(name, ()))
+            pool.add(_serving(server, name))
+
+
+def _serving(server: DeploymentSettings, model: str) -> DeploymentSettings:
+    return DeploymentSettings(
+        server.name, server.api_base, model, server.api_key, server.weight, server.timeout_s
+    )
+
+
+def _params(pool: Pool, call: Call) -> tuple[tuple[str, Scalar], ...]:
+    params: Mapping[str, Scalar] = pool.settings.params
+    if call.params:
+        params = {**params, **call.params}
+    return tuple(sorted(params.items())) if params else ()
+
+
+def _with_prefix(texts: Sequence[str], prefix: str | None) -> list[str]:
+    return [prefix + text for text in texts] if prefix else list(texts)
+
+
+def _rank(scores: Sequence[float], top_n: int | None) -> list[tuple[int, float]]:
+    # NaN compares with nothing; last is the only place where it disturbs no one.
+    order = sorted(
+        range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i], reverse=True
+    )
+    return [(i, scores[i]) for i in order[:top_n]]
+
+
+def _timings(ticket: Ticket) -> Timings:
+    return Timings(ticket.left - ticket.arrived, ticket.upstream_s)
