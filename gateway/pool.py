@@ -83,9 +83,11 @@ class Answer(NamedTuple):
 class SendError(Exception):
     """A batch or a probe failed. `str(error)` may be logged; only for `REJECTED` is it shown to callers."""
 
-    def __init__(self, failure: Failure, message: str) -> None:
+    def __init__(self, failure: Failure, message: str, *, reason: str = "") -> None:
         super().__init__(message)
         self.failure = failure
+        self.reason = reason or failure.value
+        """One word of a small set, for metrics."""
 
 
 class Upstream(Protocol):
@@ -398,8 +400,8 @@ class Pool:
                 self._loop.time() - started,
             )
         )
-        if failure is Failure.BAD_ANSWER:
-            self._observe(BadAnswerSeen(model, name, str(error)))
+        if error and failure is Failure.BAD_ANSWER:
+            self._observe(BadAnswerSeen(model, name, error.reason))
 
     # Health
 

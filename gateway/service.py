@@ -8,8 +8,10 @@ from itertools import count
 from types import TracebackType
 from typing import Protocol, Self, TypeVar, cast
 
+import orjson
+
 from gateway import vectors
-from gateway.core.events import CallServed, DeploymentChanged, FellBack, Observer
+from gateway.core.events import CallServed, DeploymentChanged, Event, FellBack, Observer
 from gateway.core.lanes import BatchKey, Ticket
 from gateway.core.router import UNNAMED, Router, capability
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
@@ -53,13 +55,13 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self._upstream = upstream
-        self._observe = observe
+        self._listener = observe
         self._rng = rng or random.Random()
         self._router = Router(settings.router)
         self._pools: dict[str, Pool] = {}
         self._learning: list[asyncio.Task[None]] = []
         self._alone = count(1)
-        self._was_ready = False
+        self._answered = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         for settings in self.settings.pools:
@@ -79,11 +81,18 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        """Whether a deployment has ever answered; one outage later must not take a gateway out of service."""
-        self._was_ready = self._was_ready or any(
-            deployment.state == "up" for pool in self.stats() for deployment in pool.deployments
-        )
-        return self._was_ready
+        """Whether a deployment has ever answered. It stays so: one outage of the servers must not take every
+        gateway out of service.
+        """
+        return self._answered.is_set()
+
+    async def wait_ready(self) -> None:
+        await self._answered.wait()
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, DeploymentChanged) and event.up:
+            self._answered.set()
+        self._listener(event)
 
     def stats(self) -> list[PoolStats]:
         return [pool.stats() for pool in self._pools.values()]
@@ -101,7 +110,7 @@ class Gateway:
             alone = 0 if call.modality is Modality.TEXT else next(self._alone)
             key = BatchKey(Task.EMBED, _params(pool, call), None, call.modality, alone)
             ticket = await self._ask(pool, key, items, call)
-            found = cast(list[bytes], ticket.answers)
+            found = cast("list[bytes]", ticket.answers)
             if call.dimensions is not None:
                 found = vectors.cut(found, call.dimensions)
             return EmbeddingResult(model, found, ticket.tokens, _timings(ticket))
@@ -114,7 +123,7 @@ class Gateway:
                 return await self._rerank_by_embedding(pool, model, call)
             key = BatchKey(Task.RERANK, _params(pool, call), call.query)
             ticket = await self._ask(pool, key, list(call.documents), call)
-            scores = cast(list[float], ticket.answers)
+            scores = cast("list[float]", ticket.answers)
             return RerankResult(model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket))
 
         return await self._serve(call, capability(Task.RERANK), answer)
@@ -123,7 +132,7 @@ class Gateway:
         async def answer(pool: Pool, model: str) -> ClassifyResult:
             key = BatchKey(Task.CLASSIFY, _params(pool, call))
             ticket = await self._ask(pool, key, list(call.inputs), call)
-            labels = cast(list[bytes], ticket.answers)
+            labels = cast("list[bytes]", ticket.answers)
             return ClassifyResult(model, labels, ticket.tokens, _timings(ticket))
 
         return await self._serve(call, capability(Task.CLASSIFY), answer)
@@ -137,7 +146,7 @@ class Gateway:
         items = _with_prefix([call.query], prefixes.get("query"))
         items += _with_prefix(call.documents, prefixes.get("document"))
         ticket = await self._ask(pool, BatchKey(Task.EMBED, _params(pool, call)), items, call)
-        query, *documents = cast(list[bytes], ticket.answers)
+        query, *documents = cast("list[bytes]", ticket.answers)
         scores = vectors.cosine(query, documents)
         return RerankResult(
             model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket), warnings=[BY_EMBEDDING]
@@ -213,11 +222,12 @@ def _serving(server: DeploymentSettings, model: str) -> DeploymentSettings:
     )
 
 
-def _params(pool: Pool, call: Call) -> tuple[tuple[str, Scalar], ...]:
+def _params(pool: Pool, call: Call) -> bytes:
+    """The call's provider parameters over the configured ones, as a batch key holds them."""
     params: Mapping[str, Scalar] = pool.settings.params
     if call.params:
         params = {**params, **call.params}
-    return tuple(sorted(params.items())) if params else ()
+    return orjson.dumps(params, option=orjson.OPT_SORT_KEYS) if params else b""
 
 
 def _with_prefix(texts: Sequence[str], prefix: str | None) -> list[str]:

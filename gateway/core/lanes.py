@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gateway.core.fairness import CLASSES, call_class
 from gateway.errors import BadRequest, GatewayError
-from gateway.messages import Modality, Scalar, Task
+from gateway.messages import Modality, Task
 
 Value = bytes | float
 """The answer to one item: a JSON fragment, or a score."""
@@ -23,8 +23,9 @@ class BatchKey(NamedTuple):
     """What must be equal for two items to share a batch."""
 
     task: Task
-    params: tuple[tuple[str, Scalar], ...] = ()
-    """Sorted by name, so that equal parameters make equal keys."""
+    params: bytes = b""
+    """Passed on to the server: a JSON object sorted by name, so that equal parameters make equal keys. (As
+    Python values `1`, `1.0` and `true` would be equal, and to a server they are not.)"""
     query: str | None = None
     """Infinity takes one query a request."""
     modality: Modality = Modality.TEXT
@@ -199,7 +200,7 @@ class Lanes:
         self._lanes: dict[BatchKey, Lane] = {}
         # (arrival of the lane's head, lane), once for each lane; found stale when it comes to the top.
         self._heads: list[tuple[int, Lane]] = []
-        self._param_sets: Counter[tuple[tuple[str, Scalar], ...]] = Counter()
+        self._param_sets: Counter[bytes] = Counter()
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -285,7 +286,7 @@ class Lanes:
             and len(self._param_sets) >= self._param_sets_max
         ):
             raise BadRequest(
-                f"calls with {self._param_sets_max} different sets of provider parameters are waiting already; "
+                f"{self._param_sets_max} different sets of provider parameters are waiting already; "
                 "calls are batched by their parameters, so send the same ones with all of them"
             )
         if key.params:

@@ -202,7 +202,12 @@ def write_clap(directory: Path) -> None:
     )
     ClapModel(config).save_pretrained(directory)
     extractor = ClapFeatureExtractor(
-        feature_size=64, sampling_rate=16_000, hop_length=320, max_length_s=1, frequency_max=8_000
+        feature_size=64,
+        sampling_rate=16_000,
+        hop_length=320,
+        max_length_s=1,
+        frequency_max=8_000,
+        truncation="rand_trunc",  # One picture; the default, "fusion", makes the four of a larger model.
     )
     ClapProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(directory)
 

@@ -1,0 +1,97 @@
+"""`POST /rerank` as Cohere v1 has it, with Infinity's `raw_scores` and LiteLLM's tolerance."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from gateway.api.parsing import count_of, flag_of, model_of, params_of, text_of, texts_of
+from gateway.api.rendering import Reply, envelope, usage
+from gateway.core.settings import LimitsSettings
+from gateway.errors import BadRequest
+from gateway.messages import RerankCall
+from gateway.service import Gateway
+
+RerankDocuments = Literal["auto", "string", "object"]
+
+_KNOWN = frozenset({
+    "model", "query", "documents", "top_n", "top_k", "return_documents", "rank_fields", "user",
+    "max_tokens_per_doc", "max_chunks_per_doc",
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Reranking:
+    call: RerankCall
+    echo: Callable[[int], Any] | None
+    """What stands for a document in the answer, by its index; None when documents are not wanted."""
+
+    @property
+    def items(self) -> int:
+        return len(self.call.documents)
+
+    async def run(self, gateway: Gateway, request_id: bytes) -> Reply:
+        result = await gateway.rerank(self.call)
+        results: list[dict[str, Any]] = [
+            {"index": index, "relevance_score": score} for index, score in result.ranking
+        ]
+        if self.echo:
+            for entry in results:
+                entry["document"] = self.echo(entry["index"])
+        meta: dict[str, Any] = {
+            "billed_units": {"total_tokens": result.tokens},
+            "tokens": {"input_tokens": result.tokens, "output_tokens": 0},
+        }
+        if result.warnings:
+            meta["warnings"] = result.warnings
+        body = b'{"object":"rerank","results":%b,"model":%b,"usage":%b,"meta":%b,%b}' % (
+            orjson.dumps(results),
+            orjson.dumps(result.model),
+            usage(result.tokens),
+            orjson.dumps(meta),
+            envelope(request_id),
+        )
+        return Reply(body, result.model, result.timings)
+
+
+class Rerank:
+    """`documents` says how documents are echoed: Cohere's clients want `{"text": …}`, and LiteLLM's
+    `infinity/` provider takes nothing but strings, as Infinity sends them.
+    """
+
+    def __init__(self, limits: LimitsSettings, documents: RerankDocuments) -> None:
+        self._limits = limits
+        self._documents = documents
+
+    def __call__(self, fields: dict[str, Any], headers: Mapping[bytes, bytes]) -> _Reranking:
+        limits = self._limits
+        if fields.get("rank_fields") not in (None, [], ["text"]):
+            raise BadRequest("rank_fields must be left out, or name only text", param="rank_fields")
+        if "documents" not in fields:
+            raise BadRequest("documents is missing", param="documents")
+        documents = _plain(fields["documents"])
+        call = RerankCall(
+            text_of(fields, "query", limits),
+            texts_of(documents, "documents", limits),
+            model_of(fields),
+            count_of(fields, "top_n") or count_of(fields, "top_k"),
+            params_of(fields, _KNOWN),
+        )
+        if not flag_of(fields, "return_documents"):
+            return _Reranking(call, None)
+        if self._documents == "string" or (
+            self._documents == "auto" and headers.get(b"user-agent", b"").startswith(b"litellm/")
+        ):
+            return _Reranking(call, documents.__getitem__)
+        return _Reranking(call, lambda index: {"text": documents[index]})
+
+
+def _plain(documents: Any) -> Any:
+    """Documents as strings; Cohere v1 also takes `{"text": …}`."""
+    if type(documents) is not list:
+        return documents
+    return [
+        document["text"] if type(document) is dict and type(document.get("text")) is str else document
+        for document in documents
+    ]

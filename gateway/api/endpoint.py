@@ -1,0 +1,202 @@
+"""One HTTP call from its first byte to its last: a plain ASGI endpoint, since these routes are the hot ones.
+
+    key → body → dialect → service → body, or the error's own
+
+Whatever happens, exactly one answer is sent, or none to a caller who has gone, and one `RequestEnded`
+reported.
+"""
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.auth import Keys
+from gateway.api.drain import Drain
+from gateway.api.errors import CALLER_GONE, body_of, error_body, headers_of, status_of
+from gateway.api.parsing import parse_json
+from gateway.api.rendering import Exchange, Reply
+from gateway.core.events import CallRejected, Observer, RequestEnded
+from gateway.core.settings import LimitsSettings
+from gateway.errors import BadRequest, GatewayError, TemporaryError, TooLarge, Unauthorized
+from gateway.messages import Timings
+from gateway.service import Gateway
+
+_log = logging.getLogger("gateway")
+
+Dialect = Callable[[dict[str, Any], Mapping[bytes, bytes]], Exchange]
+
+_REQUEST_ID = re.compile(
+    rb"[\x21\x23-\x5b\x5d-\x7e]{1,128}"
+)  # printable, nothing that JSON or a log must escape
+_WATCH_AFTER_S = 0.05
+"""Calls answered sooner are not watched for callers who hang up, which would cost a task for each."""
+_JSON = (b"content-type", b"application/json")
+
+
+class CallEndpoint:
+    """Serves one route in one dialect."""
+
+    def __init__(
+        self,
+        route: str,
+        dialect: Dialect,
+        gateway: Gateway,
+        keys: Keys,
+        limits: LimitsSettings,
+        drain: Drain,
+        observe: Observer,
+    ) -> None:
+        self._route = route
+        self._dialect = dialect
+        self._gateway = gateway
+        self._keys = keys
+        self._limits = limits
+        self._drain = drain
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = request_id_of(headers)
+        status, body, extra = 200, b"", []
+        items, model, timings = 0, "", Timings()
+        watch = _Watch(receive)
+        try:
+            self._keys.check(headers)
+            fields = parse_json(await read_body(receive, headers, self._limits.body_bytes_max))
+            exchange = self._dialect(fields, headers)
+            exchange.call.timeout_s = _timeout_of(headers)
+            items = exchange.items
+            watch.start()
+            reply: Reply = await exchange.run(self._gateway, request_id)
+            body, model, timings = reply
+        except GatewayError as error:
+            status, body, extra = status_of(error), body_of(error), headers_of(error)
+            if isinstance(error, TemporaryError | Unauthorized):
+                self._observe(CallRejected(_reason(error)))
+            if isinstance(error, TooLarge):
+                extra.append((b"connection", b"close"))  # the rest of the body is not read
+        except CallerGone:
+            status = CALLER_GONE
+        except asyncio.CancelledError:
+            if not watch.caller_gone:
+                raise
+            status = CALLER_GONE
+        except Exception:
+            _log.exception("internal error on %s, request %s", self._route, request_id.decode())
+            status, body = 500, error_body("internal error", "api_error", None, "internal_error")
+        finally:
+            watch.stop()
+        if status != CALLER_GONE:
+            if self._drain.draining:
+                extra.append((b"connection", b"close"))
+            timing = b"queue;dur=%.3f, upstream;dur=%.3f" % (timings.queue_s * 1e3, timings.upstream_s * 1e3)
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": [
+                        _JSON,
+                        (b"content-length", b"%d" % len(body)),
+                        (b"x-request-id", request_id),
+                        (b"server-timing", timing),
+                        *extra,
+                    ],
+                }
+            )
+            await send({"type": "http.response.body", "body": body})
+        self._observe(
+            RequestEnded(
+                self._route, model, status, loop.time() - started, items, timings.queue_s, timings.upstream_s
+            )
+        )
+
+
+class CallerGone(Exception):
+    """The connection closed before the body was whole."""
+
+
+class _Watch:
+    """Cancels the task that made it when its caller hangs up."""
+
+    __slots__ = ("_receive", "_task", "_timer", "_watched", "caller_gone")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._watched = asyncio.current_task()
+        self.caller_gone = False
+
+    def start(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+
+    def stop(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._task:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.caller_gone = True
+        if self._watched:
+            self._watched.cancel()
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
+    """The body, refused before it is read whole when it is larger than `most` bytes."""
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise BadRequest("send the body as it is: compressed bodies are not taken")
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > most:
+        raise TooLarge(f"the body has {int(length)} bytes; at most {most} are taken")
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body"):
+        return body
+    chunks = bytearray(body)
+    while message["type"] == "http.request" and message.get("more_body"):
+        message = await receive()
+        chunks += message.get("body", b"")
+        if len(chunks) > most:
+            raise TooLarge(f"the body has more than the {most} bytes that are taken")
+    if message["type"] != "http.request":
+        raise CallerGone
+    return bytes(chunks)
+
+
+def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
+    """The caller's id for the request if it can be repeated safely, else a new one."""
+    given = headers.get(b"x-request-id")
+    if given and _REQUEST_ID.fullmatch(given):
+        return given
+    return os.urandom(12).hex().encode()
+
+
+def _timeout_of(headers: Mapping[bytes, bytes]) -> float | None:
+    given = headers.get(b"x-request-timeout") or headers.get(b"x-litellm-timeout")
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise BadRequest("x-request-timeout must be a number of seconds above 0")
+    return seconds
+
+
+def _reason(error: GatewayError) -> str:
+    """The error's class in metrics' words: `NoDeployment` → `no_deployment`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()

@@ -1,0 +1,62 @@
+"""Which status and body each error becomes. No other place knows a status code of ours."""
+
+from collections.abc import Mapping
+
+import orjson
+
+from gateway.errors import (
+    BadAnswer,
+    BadRequest,
+    DeadlineExceeded,
+    Draining,
+    Forbidden,
+    GatewayError,
+    NoDeployment,
+    Overloaded,
+    ServerFailed,
+    TemporaryError,
+    TooLarge,
+    Unauthorized,
+    UnknownModel,
+)
+
+STATUS: Mapping[type[GatewayError], tuple[int, str, str]] = {
+    # error: (status, type, code), the last two in OpenAI's words
+    BadRequest: (400, "invalid_request_error", "bad_request"),
+    Unauthorized: (401, "authentication_error", "invalid_api_key"),
+    Forbidden: (403, "permission_error", "model_not_allowed"),
+    UnknownModel: (404, "invalid_request_error", "model_not_found"),
+    TooLarge: (413, "invalid_request_error", "body_too_large"),
+    # 429, not 503: ingresses take a pod that answers 5xx out of service, and the load moves to the others.
+    Overloaded: (429, "rate_limit_error", "overloaded"),
+    ServerFailed: (502, "api_error", "server_failed"),
+    BadAnswer: (502, "api_error", "bad_answer"),
+    NoDeployment: (503, "api_error", "no_server_up"),
+    Draining: (503, "api_error", "draining"),
+    DeadlineExceeded: (504, "timeout_error", "deadline_exceeded"),
+}
+
+CALLER_GONE = 499  # nginx's word for a caller who left before the answer; never sent, only counted
+
+
+def status_of(error: GatewayError) -> int:
+    return STATUS[type(error)][0]
+
+
+def body_of(error: GatewayError) -> bytes:
+    """OpenAI's error body."""
+    _, kind, code = STATUS[type(error)]
+    return error_body(str(error), kind, getattr(error, "param", None), code)
+
+
+def error_body(message: str, kind: str, param: str | None, code: str) -> bytes:
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def headers_of(error: GatewayError) -> list[tuple[bytes, bytes]]:
+    status = status_of(error)
+    if status == 401:
+        return [(b"www-authenticate", b"Bearer")]
+    if isinstance(error, TemporaryError) and status in (429, 503):
+        return [(b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
+    return []

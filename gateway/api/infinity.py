@@ -1,0 +1,65 @@
+"""Infinity's own shapes: `POST /classify` and the list of models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.api.parsing import model_of, params_of, texts_of
+from gateway.api.rendering import Reply, envelope, usage
+from gateway.core.settings import LimitsSettings
+from gateway.errors import BadRequest
+from gateway.messages import ClassifyCall, ModelCard
+from gateway.service import Gateway
+
+_KNOWN = frozenset({"model", "input", "user"})
+
+
+@dataclass(slots=True)
+class _Classification:
+    call: ClassifyCall
+
+    @property
+    def items(self) -> int:
+        return len(self.call.inputs)
+
+    async def run(self, gateway: Gateway, request_id: bytes) -> Reply:
+        result = await gateway.classify(self.call)
+        body = b'{"object":"classify","data":[%b],"model":%b,"usage":%b,%b}' % (
+            b",".join(result.labels),
+            orjson.dumps(result.model),
+            usage(result.tokens),
+            envelope(request_id),
+        )
+        return Reply(body, result.model, result.timings)
+
+
+class Classify:
+    def __init__(self, limits: LimitsSettings) -> None:
+        self._limits = limits
+
+    def __call__(self, fields: dict[str, Any], _headers: Mapping[bytes, bytes]) -> _Classification:
+        if "input" not in fields:
+            raise BadRequest("input is missing", param="input")
+        texts = texts_of(fields["input"], "input", self._limits)
+        return _Classification(ClassifyCall(texts, model_of(fields), params_of(fields, _KNOWN)))
+
+
+def render_models(models: list[ModelCard], created: int) -> bytes:
+    """OpenAI's list of models, with what each can do. infinity-client insists on `owned_by: infinity`."""
+    return orjson.dumps(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "id": model.name,
+                    "object": "model",
+                    "created": created,
+                    "owned_by": "infinity",
+                    "capabilities": model.capabilities,
+                }
+                for model in models
+            ],
+        }
+    )

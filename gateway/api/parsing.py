@@ -1,0 +1,154 @@
+"""What all dialects read alike: JSON with errors that name the mend, texts, and fields passed on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.core.settings import LimitsSettings
+from gateway.errors import BadRequest
+from gateway.messages import Scalar
+
+_PARAMS_MAX = 16
+_PARAM_CHARS_MAX = 256
+
+# Unicode's White_Space, which Infinity strips and counts without. Python's own strip takes \x1c-\x1f too.
+_WHITE_SPACE = (
+    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+
+_REFUSED = frozenset({
+    "api_base", "api_bases", "base_url", "api_key", "api_version", "organization", "user_config",
+    "model_list", "litellm_params", "router_settings", "config", "extra_headers", "headers", "proxy",
+    "ssl_verify",
+})  # fmt: skip
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The body as an object. Raises BadRequest that says where it breaks and how to mend it."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(_explain(body, error)) from None
+    if type(fields) is not dict:
+        raise BadRequest(f"the body must be a JSON object, not {_kind(fields)}")
+    return fields
+
+
+def _explain(body: bytes, error: orjson.JSONDecodeError) -> str:
+    if not body.strip():
+        return "the body is empty; a JSON object was expected"
+    text = body.decode(errors="replace")
+    # orjson counts in characters of the text and puts some faults a little behind the place.
+    rest = text[error.pos :].lstrip()
+    before = text[: error.pos].rstrip().rstrip("]}").rstrip()
+    where = f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+    for wrong, right in (("True", "true"), ("False", "false"), ("None", "null")):
+        if rest.startswith(wrong) or before.endswith(wrong):
+            return f"{where}; JSON writes {right}, not Python's {wrong}"
+    if rest.startswith(("#", "//")):
+        return f"{where}; JSON has no comments"
+    if rest.startswith("'"):
+        return f"{where}; JSON strings stand in double quotes"
+    if rest[:1] in ("}", "]") or before.endswith(","):
+        return f"{where}; a comma after the last element must go"
+    return where
+
+
+def model_of(fields: Mapping[str, Any]) -> str | None:
+    model = fields.get("model")
+    if model is None or type(model) is str:
+        return model or None
+    raise BadRequest(f"model must be a string, not {_kind(model)}", param="model")
+
+
+def flag_of(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name)
+    if value is None:
+        return False
+    if type(value) is bool:
+        return value
+    raise BadRequest(f"{name} must be true or false, not {_kind(value)}", param=name)
+
+
+def count_of(fields: Mapping[str, Any], name: str) -> int | None:
+    """A positive number; None when it is missing or null."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if type(value) is int and value > 0:
+        return value
+    shown = value if type(value) is int else _kind(value)
+    raise BadRequest(f"{name} must be a whole number from 1, not {shown}", param=name)
+
+
+def text_of(fields: Mapping[str, Any], name: str, limits: LimitsSettings) -> str:
+    if name not in fields:
+        raise BadRequest(f"{name} is missing", param=name)
+    value = fields[name]
+    if type(value) is not str:
+        raise BadRequest(f"{name} must be a string, not {_kind(value)}", param=name)
+    return _checked([value], name, limits)[0]
+
+
+def texts_of(value: Any, name: str, limits: LimitsSettings) -> list[str]:
+    """A list of strings, stripped as Infinity strips them, each within the limit."""
+    if type(value) is not list:
+        raise BadRequest(f"{name} must be a list of strings, not {_kind(value)}", param=name)
+    check_count(value, name, limits.items_max)
+    for position, text in enumerate(value):
+        if type(text) is not str:
+            raise BadRequest(f"{name}[{position}] must be a string, not {_kind(text)}", param=name)
+    return _checked(value, name, limits)
+
+
+def check_count(value: Sequence[Any], name: str, most: int) -> None:
+    if not value:
+        raise BadRequest(f"{name} is empty; at least one item was expected", param=name)
+    if len(value) > most:
+        raise BadRequest(f"{name} has {len(value)} items; at most {most} fit in one call", param=name)
+
+
+def _checked(texts: list[str], name: str, limits: LimitsSettings) -> list[str]:
+    stripped = [text.strip(_WHITE_SPACE) for text in texts]
+    longest = max(map(len, stripped))
+    if longest > limits.text_chars_max:
+        raise BadRequest(
+            f"{name} has a text of {longest} characters; at most {limits.text_chars_max} are taken",
+            param=name,
+        )
+    return stripped
+
+
+def params_of(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Scalar]:
+    """The fields that are none of ours: passed on to the server.
+
+    Raises BadRequest for those that would choose a destination, a key or a configuration, and for anything
+    but a few short scalars: they are part of what tells batches apart.
+    """
+    params: dict[str, Scalar] = {}
+    for name, value in fields.items():
+        if name in known or value is None:
+            continue
+        if name in _REFUSED:
+            raise BadRequest(
+                f"{name} is decided by the gateway's configuration and not by a call", param=name
+            )
+        if isinstance(value, dict | list):
+            raise BadRequest(
+                f"{name} is no field of this call, and what is passed on to the server must be a string, "
+                f"a number, true or false, not {_kind(value)}",
+                param=name,
+            )
+        if isinstance(value, str) and len(value) > _PARAM_CHARS_MAX:
+            raise BadRequest(f"{name} is not a field of this call and too long to be passed on", param=name)
+        params[name] = value
+    if len(params) > _PARAMS_MAX:
+        raise BadRequest(f"{len(params)} unknown fields; at most {_PARAMS_MAX} are passed on to the server")
+    return params
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,35 @@
+"""What every dialect makes of an answer: a body, and what the metrics and headers say of it."""
+
+from calendar import timegm
+from time import gmtime
+from typing import NamedTuple, Protocol
+
+from gateway.messages import Call, Timings
+from gateway.service import Gateway
+
+
+class Reply(NamedTuple):
+    body: bytes
+    model: str
+    timings: Timings
+
+
+class Exchange(Protocol):
+    """One call as a dialect has read it, which knows how its answer is written."""
+
+    @property
+    def call(self) -> Call: ...
+
+    @property
+    def items(self) -> int: ...
+
+    async def run(self, gateway: Gateway, request_id: bytes) -> Reply: ...
+
+
+def usage(tokens: int) -> bytes:
+    return b'{"prompt_tokens":%d,"total_tokens":%d}' % (tokens, tokens)
+
+
+def envelope(request_id: bytes) -> bytes:
+    """The answer's id and time, as Infinity has them. The id is the request's, so that it can be found."""
+    return b'"id":"infinity-%b","created":%d' % (request_id, timegm(gmtime()))

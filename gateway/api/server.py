@@ -1,0 +1,116 @@
+"""Serves the app with uvicorn, and ends in an order that loses no call.
+
+On SIGTERM readiness fails and answers carry `Connection: close`, while everything is still served: an
+ingress goes on sending until it has taken notice. After the grace time the listener closes, what is under
+way ends, and the process exits with 0. SIGINT, a person at a terminal, skips the grace time; a second
+signal ends at once.
+"""
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import Coroutine, Generator
+from types import FrameType
+
+import uvicorn
+
+from gateway.api.app import create_app
+from gateway.api.drain import Drain
+from gateway.bootstrap import Runtime
+from gateway.core.settings import DrainSettings
+from gateway.errors import GatewayError
+
+_KEEP_ALIVE_S = (
+    75  # longer than nginx keeps a connection (60), so that it is never we who close it under a call
+)
+
+
+class ListenError(GatewayError):
+    """The address cannot be listened on."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ListenError in words for the operator."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ListenError(f"--host {host} is no address of this machine: {error.strerror}") from error
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind(address)
+        # Without this a second gateway could bind too, and each would get some of the calls.
+        server.listen(2048)
+    except OSError as error:
+        server.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ListenError(
+                f"port {port} on {host} is taken by another program; end it, or choose another with --port"
+            ) from error
+        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return server
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, drain: Drain, settings: DrainSettings) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._settings = settings
+        self._ending: asyncio.TimerHandle | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Handle signals in the event loop, and leave the exit code to us."""
+        loop = asyncio.get_running_loop()
+        handled = (signal.SIGTERM, signal.SIGINT)
+        for number in handled:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        if self.should_exit:
+            self.force_exit = True
+            return
+        grace_s = self._settings.grace_s if sig == signal.SIGTERM and not self._drain.draining else 0.0
+        self._drain.draining = True
+        if self._ending:
+            self._ending.cancel()
+        self._ending = asyncio.get_running_loop().call_later(grace_s, self.end)
+
+    def end(self) -> None:
+        self.should_exit = True
+
+
+async def serve(
+    runtime: Runtime, listener: socket.socket, failed: Coroutine[None, None, GatewayError] | None = None
+) -> None:
+    """Serve on `listener` until a signal ends it, or until `failed` returns, whose error is then raised."""
+    drain, settings = Drain(), runtime.config.drain
+    config = uvicorn.Config(
+        create_app(runtime, drain),
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.in_flight_s_max)),
+    )
+    server = _Server(config, drain, settings)
+    watching = asyncio.create_task(failed) if failed else None
+    if watching:
+        watching.add_done_callback(lambda _: server.end())
+    try:
+        await server.serve(sockets=[listener])
+        if watching and watching.done():
+            raise watching.result()
+    finally:
+        if watching:
+            watching.cancel()

@@ -1,0 +1,237 @@
+"""Talks to Infinity servers. Every failure leaves as a SendError that says what kind it is."""
+
+import asyncio
+import errno
+import re
+from collections.abc import Sequence
+from types import SimpleNamespace, TracebackType
+from typing import Self
+
+import aiohttp
+import orjson
+
+from gateway.core.lanes import BatchKey
+from gateway.core.retry import Failure
+from gateway.core.settings import DeploymentSettings
+from gateway.messages import Task
+from gateway.pool import Answer, Encoding, Request, SendError, ServerFacts
+from gateway.upstream import codec
+
+# The servers' uvicorn closes a connection after 5 s without a request, and one that is used just then breaks.
+_KEEP_ALIVE_S = 4.0
+_CONNECT_S = 5.0
+_ANSWER_BYTES_MAX = 256 * 1024 * 1024
+_MESSAGE_CHARS_MAX = 300
+
+
+class InfinityUpstream:
+    """HTTP connections to all servers. An async context manager."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession
+        self._bases: dict[str, str] = {}
+        """api_base → where its routes really are, for servers that serve them below /v1."""
+
+    async def __aenter__(self) -> Self:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_mark_reused)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+            headers={"Content-Type": "application/json", "User-Agent": "infinity-gateway"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[tracing],
+            auto_decompress=True,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer:
+        """One batch, one answer with a value for each item."""
+        body = codec.encode(request, deployment.server_model)
+        answer = await self._call("POST", deployment, codec.PATHS[request.key.task], body, timeout_s)
+        return codec.decode(request, answer)
+
+    async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
+        """The names of the models that a server serves."""
+        return [model.id for model in await self._models(server, timeout_s)]
+
+    async def inspect(self, deployment: DeploymentSettings, timeout_s: float) -> ServerFacts:
+        """What a server tells of one model, and proof that the model answers.
+
+        A model with several vectors for an input gives nested lists when asked for floats, which base64
+        would flatten beyond recovery. One with a binary dtype answers base64 with a 500. Both are asked for
+        floats from then on.
+        """
+        model = _choose(deployment, await self._models(deployment, timeout_s))
+        encoding = Encoding.BASE64
+        capabilities = frozenset(model.capabilities)
+        if Task.EMBED in capabilities:
+            encoding = await self._encoding(deployment, timeout_s)
+        elif Task.RERANK in capabilities:
+            await self.send(deployment, _trial(Task.RERANK), timeout_s)
+        elif Task.CLASSIFY in capabilities:
+            await self.send(deployment, _trial(Task.CLASSIFY), timeout_s)
+        return ServerFacts(capabilities, max(1, model.stats.batch_size), encoding)
+
+    async def _encoding(self, deployment: DeploymentSettings, timeout_s: float) -> Encoding:
+        answer = await self.send(deployment, _trial(Task.EMBED, Encoding.FLOAT), timeout_s)
+        vectors = [orjson.loads(value) for value in answer.values if isinstance(value, bytes)]
+        if any(isinstance(vector, list) and vector and isinstance(vector[0], list) for vector in vectors):
+            return Encoding.FLOAT
+        try:
+            await self.send(deployment, _trial(Task.EMBED, Encoding.BASE64), timeout_s)
+        except SendError as error:
+            if error.failure is Failure.SERVER_ERROR:
+                return Encoding.FLOAT
+            raise
+        return Encoding.BASE64
+
+    async def _models(self, server: DeploymentSettings, timeout_s: float) -> list[codec.Model]:
+        base = server.api_base
+        try:
+            body = await self._call("GET", server, "/models", None, timeout_s)
+        except _NotFound:
+            if base.endswith("/v1") or base in self._bases:
+                self._bases.pop(base, None)
+                raise
+            # Started with `--url-prefix /v1`, and the configuration names only the host.
+            self._bases[base] = f"{base}/v1"
+            body = await self._call("GET", server, "/models", None, timeout_s)
+        return codec.decode_models(body)
+
+    async def _call(
+        self, method: str, server: DeploymentSettings, path: str, body: bytes | None, timeout_s: float
+    ) -> bytes:
+        url = self._bases.get(server.api_base, server.api_base) + path
+        headers = {"Authorization": f"Bearer {server.api_key.reveal()}"} if server.api_key else None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    reused = SimpleNamespace(reused=False)
+                    try:
+                        async with self._session.request(
+                            method,
+                            url,
+                            data=body,
+                            headers=headers,
+                            allow_redirects=False,
+                            trace_request_ctx=reused,
+                        ) as response:
+                            return _accepted(response.status, await _read(response))
+                    except aiohttp.ClientOSError as error:
+                        # A kept connection that the server closed before it saw the request: only a new one
+                        # can tell how the server is. Each broken one leaves the pool, so this ends.
+                        if not reused.reused or not _closed_before(error):
+                            raise
+                    except aiohttp.ServerDisconnectedError:
+                        if not reused.reused:
+                            raise
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise SendError(Failure.REFUSED, f"no connection within {_CONNECT_S:g} s") from error
+            raise SendError(Failure.TIMEOUT, f"no answer within {timeout_s:.3g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise SendError(Failure.REFUSED, f"no connection: {_words(error)}") from error
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+            raise SendError(Failure.BAD_ANSWER, f"not HTTP: {type(error).__name__}", reason="http") from error
+        except aiohttp.ClientError as error:
+            raise SendError(Failure.DISCONNECTED, f"connection lost: {_words(error)}") from error
+
+
+class _NotFound(SendError):
+    pass
+
+
+async def _mark_reused(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceConnectionReuseconnParams
+) -> None:
+    context.trace_request_ctx.reused = True
+
+
+def _closed_before(error: aiohttp.ClientOSError) -> bool:
+    return error.errno in (errno.ECONNRESET, errno.EPIPE, None) and not isinstance(
+        error, aiohttp.ClientConnectorError
+    )
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, unless it is larger than any answer can be."""
+    if (response.content_length or 0) > _ANSWER_BYTES_MAX:
+        raise SendError(Failure.BAD_ANSWER, f"{response.content_length} bytes", reason="size")
+    if response.content_length is not None:
+        return await response.read()
+    chunks = bytearray()
+    async for chunk in response.content.iter_any():
+        chunks += chunk
+        if len(chunks) > _ANSWER_BYTES_MAX:
+            raise SendError(Failure.BAD_ANSWER, f"more than {_ANSWER_BYTES_MAX} bytes", reason="size")
+    return bytes(chunks)
+
+
+def _accepted(status: int, body: bytes) -> bytes:
+    """The body of an answer with status 200; the failure that any other status means."""
+    if status == 200:
+        return body
+    message = _message(body)
+    match status:
+        case 400 | 413 | 422 if not message.startswith("Invalid model"):
+            raise SendError(Failure.REJECTED, message)
+        case 401 | 403:
+            raise SendError(Failure.UNAUTHORIZED, f"the server does not accept our key (status {status})")
+        case 404:
+            raise _NotFound(
+                Failure.SERVER_ERROR, "the server has no such route (status 404); is api_base right?"
+            )
+        case 429:
+            raise SendError(Failure.OVERLOADED, "overloaded (status 429)")
+        case _ if status >= 400:
+            raise SendError(Failure.SERVER_ERROR, f"status {status}: {message}")
+        case _:
+            raise SendError(Failure.BAD_ANSWER, f"status {status}", reason="status")
+
+
+def _message(body: bytes) -> str:
+    """What a server said went wrong, without addresses that it may mention."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "no reason given"
+    match parsed:
+        case {"error": {"message": str(message)}} | {"detail": str(message)}:
+            pass
+        case {"detail": [{"msg": str(message)}, *_]}:
+            pass
+        case _:
+            return "no reason given"
+    return re.sub(r"\b\w+://\S+", "…", message)[:_MESSAGE_CHARS_MAX]
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        return "TLS failed; does the server speak https, and is its certificate trusted?"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host name does not resolve"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
+
+
+def _choose(deployment: DeploymentSettings, models: Sequence[codec.Model]) -> codec.Model:
+    """The model meant. A server with one model ignores the name, and so must we."""
+    for model in models:
+        if model.id == deployment.server_model:
+            return model
+    if len(models) == 1:
+        return models[0]
+    served = ", ".join(model.id for model in models)
+    raise SendError(Failure.SERVER_ERROR, f"serves {served}, not {deployment.server_model}")
+
+
+def _trial(task: Task, encoding: Encoding = Encoding.BASE64) -> Request:
+    query = "ping" if task is Task.RERANK else None
+    return Request(BatchKey(task, query=query), ["ping", "a ping of another length"], encoding)
