@@ -15,11 +15,9 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import uvloop
-
 from gateway import __version__
-from gateway.api.server import ListenError, listen, serve
-from gateway.bootstrap import Runtime
+from gateway.api.server import StartError, listen, serve
+from gateway.bootstrap import EventLoop, Runtime
 from gateway.config import Config, callers_key, describe, from_environment, load
 from gateway.core.settings import DeploymentSettings, DrainSettings, EngineSettings
 from gateway.embedded import EmbeddedError, LocalServers, Supervisor, find
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return 1
-    except (EmbeddedError, ListenError) as error:
+    except (EmbeddedError, StartError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -80,7 +78,7 @@ def _port(text: str) -> int:
 
 
 def _run(work: Coroutine[None, None, int]) -> int:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
         return runner.run(work)
 
 
@@ -102,7 +100,7 @@ def _serve(file: Path | None, host: str, port: int) -> int:
         _log.warning("%s", warning)
     if not (_is_loopback(host) or config.master_key or config.allow_anonymous):
         print(
-            f"--host {host} can be reached from other machines, and no key is set, so anybody could call. Set "
+            f"--host {host} can be reached from other machines, and no key is set: anybody could call. Set "
             "general_settings.master_key (or GATEWAY_MASTER_KEY), or say that this is meant with "
             "gateway.allow_anonymous: true.",
             file=sys.stderr,

@@ -1,8 +1,8 @@
 """Read the configuration: LiteLLM's YAML and the environment in, checked settings out.
 
 Only this file knows LiteLLM's words. It reads on after a problem and raises all of them together, each with
-its path. A secret is wrapped where it is read, and what a variable holds is never quoted. `os.environ/NAME`
-is looked up where a string is used, so what is ignored may name a variable that is not set.
+its path. A secret is wrapped where it is read, and no message quotes what may be one. `os.environ/NAME` is
+looked up where a string is used, so what is ignored may name a variable that is not set.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -33,6 +33,9 @@ from gateway.core.settings import (
 )
 from gateway.errors import ConfigError
 from gateway.messages import Scalar, Task
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +79,6 @@ def from_environment(environ: Mapping[str, str]) -> Config | None:
     return config if servers else None
 
 
-def callers_key(environ: Mapping[str, str]) -> Secret | None:
-    """What callers must send where there is neither a file nor INFINITY_API_BASE."""
-    notes = _Notes(environ)
-    key = _callers_key(notes)
-    notes.raise_problems()
-    return key
-
-
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
@@ -91,45 +86,49 @@ def _words(text: str) -> tuple[str, ...]:
 # LiteLLM's keys that have no effect here; `*` is any text. Taken from its pages on config.yaml, and from
 # ConfigGeneralSettings, GenericLiteLLMParams and all_litellm_params in its code, as of October 2026.
 _IDLE_TOP = _words("""
-    agent_list agents assistant_settings callback_settings credential_list files_settings finetune_settings
-    guardrails mcp_servers mcp_tools policies policy_attachments prompts search_tools vector_store_registry
-    worker_registry""")
+    agent_list agents assistant_settings callback_settings credential_list files_settings
+    finetune_settings guardrails mcp_servers mcp_tools policies policy_attachments prompts search_tools
+    vector_store_registry worker_registry""")
 _IDLE_PARAMS = _words("""
-    *_budget *_router_* *_timeout *cost* additional_drop_params allow_client_keepalive_override allowed_fails
-    allowed_fails_policy allowed_model_region allowed_openai_params api_type api_version arize_*
-    assistant_continue_message aws_* azure azure_* base_model bos_token bucket_name budget_duration cache cache_key
-    caching caching_groups client client_id client_secret configurable_clientside_auth_params
-    context_window_fallback_dict cooldown_time custom_llm_provider default_api_key_* default_headers
-    deployment_id disable_* drop_params enable_json_schema_validation encoding_format ensure_alternating_roles
-    eos_token extra_headers fallback_depth fallbacks fastest_response final_prompt_value gcs_* guardrails headers
-    hf_model_name humanloop_* id initial_prompt_value itpm keepalive_seconds langfuse_* langsmith_* litellm_*
-    max_fallbacks max_file_size_mb max_parallel_requests max_retries merge_reasoning_content_in_choices metadata
-    milvus_* mock_response model_config model_info modify_params no-log num_retries order organization otpm
-    posthog_* preset_cache_key prompt_id prompt_label prompt_variables prompt_version provider_affinity_header
-    provider_specific_header region_name retry_policy retry_strategy roles rpm s3_* search_tool_name
-    shared_session ssl_verify stream stream_options supports_system_message tag_regex tags tenant_id
-    tiered_pricing tpm ttl turn_off_message_logging use_chat_completions_api use_in_pass_through
-    use_litellm_proxy use_xai_oauth user user_continue_message valkey_* vector_store_id verbose vertex_* wandb_*
-    watsonx_* weave_*""")
+    *_budget *_router_* *_timeout *cost* additional_drop_params allow_client_keepalive_override
+    allowed_fails allowed_fails_policy allowed_model_region allowed_openai_params api_type api_version
+    arize_* assistant_continue_message aws_* azure azure_* base_model bos_token bucket_name
+    budget_duration cache cache_key caching caching_groups client client_id client_secret
+    configurable_clientside_auth_params context_window_fallback_dict cooldown_time custom_llm_provider
+    default_api_key_* default_headers deployment_id disable_* drop_params enable_json_schema_validation
+    encoding_format ensure_alternating_roles eos_token extra_headers fallback_depth fallbacks
+    fastest_response final_prompt_value gcs_* guardrails headers hf_model_name humanloop_* id
+    initial_prompt_value itpm keepalive_seconds langfuse_* langsmith_* litellm_* max_fallbacks
+    max_file_size_mb max_parallel_requests max_retries merge_reasoning_content_in_choices metadata
+    milvus_* mock_response model_config model_info modify_params no-log num_retries order organization
+    otpm posthog_* preset_cache_key prompt_id* prompt_label prompt_variables prompt_version
+    provider_affinity_header provider_specific_header region_name retry_policy retry_strategy roles rpm
+    s3_* search_tool_name shared_session ssl_verify stream stream_options supports_system_message
+    tag_regex tags tenant_id tiered_pricing tpm ttl turn_off_message_logging use_chat_completions_api
+    use_in_pass_through use_litellm_proxy use_xai_oauth user user_continue_message valkey_*
+    vector_store_id verbose vertex_* wandb_* watsonx_* weave_*""")
 _IDLE_ROUTER = _words("""
     *_fallbacks *_fails *_policy *_timeout alerting_config allowed_fails_policy assistants_config
-    background_health_* cache_* caching_groups client_ttl cooldown_time debug_level default_* deployment_affinity_*
-    disable_* enable_* guardrail_list health_check_* ignore_invalid_deployments keepalive_seconds max_retries
-    model_group_affinity_config optional_* plugins polling_interval provider_budget_config redis_* retry_after
-    router_general_settings routing_groups routing_strategy_args search_tools set_verbose tag_* weights""")
+    background_health_* cache_* caching_groups client_ttl cooldown_time debug_level default_*
+    deployment_affinity_* disable_* enable_* guardrail_list health_check_* ignore_invalid_deployments
+    keepalive_seconds max_retries model_group_affinity_config optional_* plugins polling_interval
+    provider_budget_config redis_* retry_after router_general_settings routing_groups
+    routing_strategy_args search_tools set_verbose tag_* weights""")
 _IDLE_GENERAL = _words("""
-    admin_* admission_* alert* allow_cli* allow_requests_* allow_un* allow_user_* allowed_* always_* apply_* auto_*
-    background_* blocked_* cancel_* completion_model control_plane_url coordination_redis custom_* database_*
-    default_* disable_* drain_* embedding_model enable_* enforce* fail* forward_* global_* health_* image_*
-    infer_* key_* legacy_* litellm_* max_* maximum_* mcp_* missing_* model_list_* moderation_model oauth2_* otel
-    pass_through_* plugins provider_* proxy_* public_* reject_* require_* role_* scheduled_* scope_* search_tools
-    service_* skip_* spend_* sse_* store_* supported_* token_* trusted_* ui_* use_* user_*""")
+    admin_* admission_* alert* allow_cli* allow_requests_* allow_un* allow_user_* allowed_* always_*
+    apply_* auto_* background_* blocked_* cancel_* completion_model control_plane_url coordination_redis
+    custom_* database_* default_* disable_* drain_* embedding_model enable_* enforce* fail* forward_*
+    global_* health_* image_* infer_* key_* legacy_* litellm_* max_* maximum_* mcp_* missing_*
+    model_list_* moderation_model oauth2_* otel pass_through_* plugins provider_* proxy_* public_*
+    reject_* require_* role_* scheduled_* scope_* search_tools service_* skip_* spend_* sse_* store_*
+    supported_* token_* trusted_* ui_* use_* user_*""")
 _IDLE_LITELLM = _words("""
     *_callback *_callbacks *_fallbacks *_key add_function_to_prompt allowed_fails api_base budget_* cache
-    cache_params callbacks cost_* datadog_* default_* disable_* drop_params enable_* force_ipv4 guardrail* http2
-    json_logs key_* langfuse_* max_* mcp_* model_alias_map modify_params overwrite_* prometheus_* public_* redact_*
-    request_correlation_in_logs require_* return_* route_* s3_* service_* set_verbose skip_* ssl_* store_*
-    suppress_debug_info tag_* telemetry turn_off_* upperbound_* use_* user_*""")
+    cache_params callbacks cost_* datadog_* default_* disable_* drop_params enable_* force_ipv4
+    guardrail* http2 json_logs key_* langfuse_* max_* mcp_* model_alias_map modify_params overwrite_*
+    prometheus_* public_* redact_* request_correlation_in_logs require_* return_* route_* s3_* service_*
+    set_verbose skip_* ssl_* store_* suppress_debug_info tag_* telemetry turn_off_* upperbound_* use_*
+    user_*""")
 _STRATEGIES = _words("""
     least-busy simple-shuffle latency-based-routing usage-based-routing usage-based-routing-v2
     cost-based-routing priority""")
@@ -144,8 +143,8 @@ _GATEWAY = _words("""
 _PARAMS = _words("model api_base api_bases api_key timeout weight extra_body")
 # Given once for all calls they would change, without a word, what a caller asked for.
 _OF_EACH_CALL = _words("""
-    dimensions documents encoding_format input inputs modality output_dimension query return_documents texts
-    top_k top_n""")
+    dimensions documents encoding_format input inputs modality output_dimension query return_documents
+    texts top_k top_n""")
 _SECRET_NAME = re.compile(r"(^|[_-])(key|token|secret|password|authorization)$", re.IGNORECASE)
 _PARAMS_MAX = 16  # As many as a caller may send, see DESIGN "HTTP".
 _NUMBER_MAX = 10**12  # More is a slip, in bytes as in seconds.
@@ -179,7 +178,7 @@ class _Notes:
         idle = []
         for first, *others in self._idle.values():
             idle.append(
-                f"{first}: has no effect here" + (f" (as in {len(others)} more entries)" if others else "")
+                f"{first}: has no effect here{f' (and {len(others)} more like it)' if others else ''}"
             )
         return (*self._warnings, *idle)
 
@@ -205,11 +204,18 @@ class _Value:
         return self.raw is not None
 
     def problem(self, text: str) -> None:
-        self.notes.problems.append(f"{self.path}: {text}")
+        self.notes.problems.append(f"{self.path or 'the file'}: {text}")
 
     def wrong(self, expected: str) -> None:
+        self.problem(f"expected {expected}, got {self.shown()}")
+
+    def unlike(self, expected: str) -> None:
+        """Wrong, without a quotation: where a space is forgotten, `master_key:sk-1` is text."""
+        self.problem(f"expected {expected}, got {'text' if isinstance(self.raw, str) else _shown(self.raw)}")
+
+    def shown(self) -> str:
         name = self._variable()
-        self.problem(f"expected {expected}, got {f'what {name} holds' if name else _shown(self.raw)}")
+        return _shown(self.raw) if name is None else f"what {name} holds"
 
     def text(self, expected: str = "text", *, blank: bool = False) -> str | None:
         value = self._resolved()
@@ -228,14 +234,18 @@ class _Value:
         return None
 
     def number(self, *, whole: bool = False, zero: bool = False) -> float | None:
-        value = self._typed()
-        if value is None:
-            return None
-        if isinstance(value, int | float) and not isinstance(value, bool) and value <= _NUMBER_MAX:
-            if (value > 0 or (zero and value == 0)) and not (whole and isinstance(value, float)):
+        match self._typed():
+            case None:
+                return None
+            case bool():
+                pass
+            case int(value) if (0 if zero else 1) <= value <= _NUMBER_MAX:
                 return value if whole else float(value)
-        kind = "whole number" if whole else "number"
-        self.wrong(f"a {kind} {'from 0' if zero else 'above 0'} and up to 10^12")
+            case float(value) if not whole and (0 if zero else math.ulp(0)) <= value <= _NUMBER_MAX:
+                return value
+        self.wrong(
+            f"a {'whole ' if whole else ''}number {'from 0 to' if zero else 'above 0 and up to'} 10^12"
+        )
         return None
 
     def flag(self) -> bool:
@@ -269,7 +279,7 @@ class _Value:
     def mapping(self) -> dict[str, "_Value"]:
         raw = {} if self.raw is None else self.raw
         if not isinstance(raw, dict):
-            self.wrong("a mapping")
+            self.unlike("a mapping")
             return {}
         for key in raw:
             if not isinstance(key, str) or not _encodable(key):
@@ -279,7 +289,7 @@ class _Value:
     def items(self) -> list["_Value"]:
         raw = [] if self.raw is None else self.raw
         if not isinstance(raw, list):
-            self.wrong("a list")
+            self.unlike("a list")
             return []
         return [_Value(f"{self.path}[{i}]", item, self.notes) for i, item in enumerate(raw)]
 
@@ -320,9 +330,10 @@ class _Value:
 
 
 def _join(path: str, key: str) -> str:
-    if not re.fullmatch(r"[\w-]+", key):
-        return f"{path}[{key!r}]"
-    return f"{path}.{key}" if path else key
+    if re.fullmatch(r"[\w-]+", key):
+        return f"{path}.{key}" if path else key
+    # With a space forgotten, `{api_key:sk-1}` is a key.
+    return f"{path}[{re.sub('(api|master)_key.*', '...', key, flags=re.DOTALL)!r}]"
 
 
 def _shown(value: object) -> str:
@@ -333,9 +344,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _nearest(key: str, *known: Iterable[str], cutoff: float = 0.6) -> str | None:
+def _nearest(key: str, *known: Iterable[str], cutoff: float = 0.7) -> str | None:
+    """A hint for a slip of the hand, or of the order: `max_items` is near `items_max`."""
     names = [name for names in known for name in names if "*" not in name]
-    near = get_close_matches(key, names, n=1, cutoff=cutoff)
+    same = [name for name in names if sorted(name.split("_")) == sorted(key.split("_"))]
+    near = same or get_close_matches(key, names, n=1, cutoff=cutoff)
     return f"did you mean {near[0]}?" if near else None
 
 
@@ -376,8 +389,9 @@ def _document(text: str, notes: _Notes) -> object:
         _note_keys_given_twice(node, notes)
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        # PyYAML quotes the line, and names in it: either may be a secret.
-        problem = re.sub(r"""(['"])(?!<).*\w.*\1""", "...", error.problem or "unreadable")
+        # PyYAML quotes lines and names, which may be secrets. Only signs and `<block end>` are let through.
+        safe = re.match(r"""([^'"]|'[^\w'"]{1,2}'|'<[\w ]+>')*""", error.problem or "")
+        problem = safe[0].strip() if safe else ""
         raise ConfigError([f"{_at(error.problem_mark)}: not valid YAML: {problem}"]) from None
     except yaml.reader.ReaderError as error:
         line, start = text.count("\n", 0, error.position) + 1, text.rfind("\n", 0, error.position)
@@ -407,8 +421,9 @@ def _note_keys_given_twice(top: yaml.Node, notes: _Notes) -> None:
                 line = key.start_mark.line + 1
                 place = _join(path, key.value if isinstance(key, yaml.ScalarNode) else f"line {line}")
                 rest.append((place, value))
-                if lines.setdefault(place, line) != line:
+                if place in lines:
                     notes.problems.append(f"{place}: given twice, on lines {lines[place]} and {line}")
+                lines[place] = line
 
 
 def _config(top: _Value) -> Config:
@@ -442,9 +457,8 @@ def _engine(top: _Value, gateway: _Value) -> EngineSettings:
         top.notes.warn(router["routing_strategy"].path, f"{strategy} is not offered here; least-busy is used")
     # As in LiteLLM, router_settings win over litellm_settings.
     fallbacks = router["fallbacks"] if router["fallbacks"].given else litellm["fallbacks"]
-    retries = (router if router["num_retries"].given else litellm)["num_retries"].number(
-        whole=True, zero=True
-    )
+    retries_max = router["num_retries"] if router["num_retries"].given else litellm["num_retries"]
+    retries = retries_max.number(whole=True, zero=True)
     timeout_s, request_timeout_s = router["timeout"].number(), litellm["request_timeout"].number()
     models = _Models(top["model_list"], timeout_s or request_timeout_s)
     by_embedding = gateway["rerank_by_embedding"].flag()
@@ -465,15 +479,7 @@ def _engine(top: _Value, gateway: _Value) -> EngineSettings:
     )
 
 
-_Record = TypeVar(
-    "_Record",
-    BatchingSettings,
-    AdmissionSettings,
-    HealthSettings,
-    RetrySettings,
-    LimitsSettings,
-    DrainSettings,
-)
+_Record = TypeVar("_Record", bound="DataclassInstance")
 
 
 def _record(default: _Record, value: _Value) -> _Record:
@@ -486,7 +492,7 @@ def _record(default: _Record, value: _Value) -> _Record:
             continue
         number = value[key].number(whole=item.type is not float, zero=item.name in _MAY_BE_ZERO)
         if number is not None:
-            found[item.name] = number / _scale(item.name)
+            found[item.name] = number / 1000 if key == "max_wait_ms" else number
     return replace(default, **found)
 
 
@@ -528,11 +534,12 @@ class _Models:
         self._skipped: list[object] = []
         self._firsts: dict[str, tuple[_Value, dict[str, Scalar]]] = {}
         self._places: dict[str, dict[str, str]] = {}
-        for entry in entries.items():
+        listed = entries.items()
+        for entry in listed:
             self._read(entry, timeout_s)
         if not entries.raw:
             self.servers = _servers(_default_bases(entries.notes), _template(entries, timeout_s), {})
-        if not self.servers and len(self._skipped) == len(entries.items()):
+        if not self.servers and len(self._skipped) == len(listed) and (listed or not entries.raw):
             entries.problem("expected at least one infinity/ model, or INFINITY_API_BASE in the environment")
 
     def find(self, where: _Value, name: str | None = None) -> str | None:
@@ -553,10 +560,15 @@ class _Models:
 
     def _read(self, entry: _Value, timeout_s: float | None) -> None:
         params, info = entry["litellm_params"], entry["model_info"]
+        if not isinstance(params.raw, dict):
+            params.unlike("a mapping")
+            return
         model = params["model"].text("infinity/ and the server's name of the model")
         if model is not None and not model.startswith("infinity/"):
             self._skipped.append(entry["model_name"].raw)
-            entry.notes.warn(entry.path, f"skipped, since {_shown(model)} is not an infinity/ model")
+            entry.notes.warn(
+                entry.path, f"skipped, since {params['model'].shown()} is not an infinity/ model"
+            )
             return
         entry.only(("model_name", "litellm_params", "model_info"), ("rpm", "tpm"))
         name = entry["model_name"].text("the name that callers use") or ""
@@ -570,15 +582,11 @@ class _Models:
             if key not in ("mode", "prefixes") and (near := _nearest(key, ("mode", "prefixes"), cutoff=0.8)):
                 value.problem(f"unknown key; {near}")
         mode, prefixes = info["mode"].choice(_MODES), info["prefixes"].only(("query", "document"))
-        texts = {
-            role: prefixes[role].text(blank=True) for role in ("query", "document") if prefixes[role].given
-        }
-        bases = _bases(params)
+        texts = {role: value.text(blank=True) for role, value in prefixes.mapping().items() if value.given}
+        template, places = _template(params, timeout_s, server_model), self._places.setdefault(name, {})
         pool = PoolSettings(
             name=name,
-            deployments=_servers(
-                bases, _template(params, timeout_s, server_model), self._places.setdefault(name, {})
-            ),
+            deployments=_servers(_bases(params), template, places),
             params=_passed_on(params),
             task=_MODES[mode] if mode else None,
             prefixes={role: text for role, text in texts.items() if text},
@@ -608,17 +616,19 @@ def _passed_on(params: _Value) -> dict[str, Scalar]:
     """What is there for the servers: `extra_body`, and each key that is neither ours nor LiteLLM's."""
     found = {}
     for key, value in params.mapping().items():
-        near = _nearest(key, _PARAMS, cutoff=0.8) or _nearest(key, _IDLE_PARAMS, cutoff=0.8)
         if key in _PARAMS:
             continue
         if _matches(key, _IDLE_PARAMS):
             value.notes.idle(value.path)
-        elif near and key not in _OF_EACH_CALL:
+        elif key in _OF_EACH_CALL:
+            _may_pass(key, value)
+        elif near := _nearest(key, _PARAMS, _OF_EACH_CALL, _IDLE_PARAMS, cutoff=0.8):
             value.problem(f"unknown key; {near}")
         elif _may_pass(key, value):
             found[key] = value.scalar()
-    extra = {key: value for key, value in params["extra_body"].mapping().items() if _may_pass(key, value)}
-    found |= {key: value.scalar() for key, value in extra.items()}
+    for key, value in params["extra_body"].mapping().items():
+        if _may_pass(key, value):
+            found[key] = value.scalar()
     if len(found) > _PARAMS_MAX:
         params.problem(f"expected at most {_PARAMS_MAX} parameters for the servers, got {len(found)}")
     return found
@@ -677,7 +687,7 @@ def _servers(
         name = f"{parts.netloc.removesuffix(f':{port}')}:{port}{parts.path}"
         place = f"{parts.scheme}://{name}"
         if place in places:
-            base.problem(f"expected another server than that of {places[place]}, got the same")
+            base.problem(f"expected each server once, got that of {places[place]} again")
         # http and https may share a port in name only.
         taken = any(other.endswith(f"://{name}") for other in places)
         places[place] = base.path
@@ -750,23 +760,23 @@ def _check_fallback(where: _Value, source: str, target: str, models: _Models, di
     elif len(tasks) == 2:
         where.problem(f"{target!r} cannot answer for {source!r}: they differ in model_info.mode")
     elif not different and not tasks & {Task.RERANK, Task.CLASSIFY}:
-        learned = "" if tasks else " (or say in model_info.mode that they do not embed)"
         where.problem(
-            f"the vectors of {target!r} are not those of {source!r}; "
-            f"add allow_different_vectors: true to this entry if that is meant{learned}"
+            f"the vectors of {target!r} are not those of {source!r}; if that is meant add "
+            "allow_different_vectors: true to this entry, and if they do not embed say so in model_info.mode"
         )
 
 
 def _default_models(value: _Value, models: _Models, by_embedding: bool) -> dict[Task, str]:
     found: dict[Task, str] = {}
     tasks = {"embed": Task.EMBED, **_MODES}
-    for key in value.only(tasks).mapping().keys() & tasks.keys():
-        task, name = tasks[key], models.find(value[key]) if value[key].given else None
+    value.only(tasks)
+    for key, task in tasks.items():
+        name = models.find(value[key]) if value[key].given else None
         if name is None:
             continue
-        has = models.task(name)
         if task in found:
-            value[key].problem("embed and embedding are the same; expected one of them")
+            value[key].problem("expected embed or embedding, which are the same, got both")
+        has = models.task(name)
         if has not in (None, task) and not (by_embedding and (task, has) == (Task.RERANK, Task.EMBED)):
             value[key].problem(f"expected a model for it, got {name!r}, which has another model_info.mode")
         found[task] = name
@@ -799,7 +809,8 @@ def _described(pool: PoolSettings, router: RouterSettings) -> list[str]:
             _MODE_OF[t] for t, n in router.default_models.items() if n == pool.name
         ],
     }
-    lines = [f"{pool.name} ({mode}): {pool.deployments[0].server_model}", *map(_line, pool.deployments)]
+    models = dict.fromkeys(str(deployment.server_model) for deployment in pool.deployments)
+    lines = [f"{pool.name} ({mode}): {', '.join(models)}", *map(_line, pool.deployments)]
     return lines + [f"  {fact}: {', '.join(values)}" for fact, values in facts.items() if values]
 
 
@@ -817,7 +828,8 @@ def _changed(config: Config) -> list[str]:
         for item in fields(record):
             value = getattr(record, item.name)
             if value != getattr(type(record)(), item.name):
-                lines.append(f"{part}.{_external(item.name)}: {value * _scale(item.name):.12g}")
+                shown = value * 1000 if item.name == "wait_s_max" else value
+                lines.append(f"{part}.{_external(item.name)}: {shown:.12g}")
     lines += ["rerank_by_embedding: true"] if engine.rerank_by_embedding else []
     lines += [f"rerank_documents: {config.rerank_documents}"] if config.rerank_documents != "auto" else []
     return lines

@@ -1,7 +1,8 @@
 """The routes."""
 
 import time
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -61,6 +62,11 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
     async def status(_: Request) -> Response:
         return _json(orjson.dumps({"ready": gateway.ready, "models": _status(runtime)}))
 
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with runtime:
+            yield
+
     return Starlette(
         routes=[
             call("/v1/embeddings", embeddings),
@@ -79,12 +85,8 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
             Route("/status", status),
         ],
         exception_handlers={GatewayError: _gateway_error, HTTPException: _http_error, 500: _internal_error},
-        lifespan=lambda _: _entered(runtime),
+        lifespan=lifespan,
     )
-
-
-def _entered(runtime: Runtime) -> AbstractAsyncContextManager[Any]:
-    return runtime
 
 
 def _status(runtime: Runtime) -> list[dict[str, Any]]:

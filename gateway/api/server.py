@@ -27,16 +27,16 @@ _KEEP_ALIVE_S = (
 )
 
 
-class ListenError(GatewayError):
-    """The address cannot be listened on."""
+class StartError(GatewayError):
+    """The gateway cannot start serving."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ListenError in words for the operator."""
+    """A listening socket; port 0 takes a free one. Raises StartError in words for the operator."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise ListenError(f"--host {host} is no address of this machine: {error.strerror}") from error
+        raise StartError(f"--host {host} is no address of this machine: {error.strerror}") from error
     server = socket.socket(family, socket.SOCK_STREAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -46,10 +46,10 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         server.close()
         if error.errno == errno.EADDRINUSE:
-            raise ListenError(
+            raise StartError(
                 f"port {port} on {host} is taken by another program; end it, or choose another with --port"
             ) from error
-        raise ListenError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     return server
 
 
@@ -78,6 +78,10 @@ class _Server(uvicorn.Server):
             self.force_exit = True
             return
         grace_s = self._settings.grace_s if sig == signal.SIGTERM and not self._drain.draining else 0.0
+        if grace_s:
+            _log.info("ending: readiness fails, everything is served for another %g s", grace_s)
+        else:
+            _log.info("ending: no new connections, calls under way have %g s", self._settings.in_flight_s_max)
         self._drain.draining = True
         if self._ending:
             self._ending.cancel()
@@ -111,6 +115,8 @@ async def serve(
         await server.serve(sockets=[listener])
         if watching and watching.done():
             raise watching.result()
+        if not server.started:
+            raise StartError("the gateway could not start; the lines above say why")
     finally:
         if watching:
             watching.cancel()

