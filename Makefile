@@ -19,7 +19,7 @@ help: ## print the targets
 run: .venv/installed .infinity/installed ## start two local Infinity servers and the gateway on port 4000
 	PATH="$(CURDIR)/.infinity/bin:$$PATH" $(VENV)/infinity-gateway serve
 
-test: .venv/installed .infinity/installed check ## run all tests, those against real Infinity servers too
+test: .venv/installed .infinity/installed .cache/bin/promtool check ## run all tests, those against real Infinity servers too
 	$(VENV)/pytest
 
 check: .venv/installed ## types, style and the import contract
@@ -39,6 +39,9 @@ clean: ## remove everything that was made here
 	$(PYTHON) -m venv .venv
 	$(VENV)/pip install --quiet --editable '.[dev]'
 	touch $@
+
+.cache/bin/promtool:
+	tools/install-promtool $@
 
 .infinity/installed: Makefile
 	$(PYTHON) -m venv .infinity

@@ -261,7 +261,7 @@ async def test_a_server_told_to_counts_tokens(infinity: Caller) -> None:
 
 
 async def test_unknown_fields_are_ignored(infinity: Caller) -> None:
-    fields = {"output_dimension": 2, "input_type": "query", "user": "u", "prompt": ["x"]}
+    fields: dict[str, Any] = {"output_dimension": 2, "input_type": "query", "prompt": ["x"]}
 
     assert np.allclose(await infinity.vectors(["a"], **fields), await infinity.vectors(["a"]), atol=1e-5)
 

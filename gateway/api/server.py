@@ -9,6 +9,7 @@ signal ends at once.
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 from collections.abc import Coroutine, Generator
@@ -21,6 +22,8 @@ from gateway.api.drain import Drain
 from gateway.bootstrap import Runtime
 from gateway.core.settings import DrainSettings
 from gateway.errors import GatewayError
+
+_log = logging.getLogger("gateway")
 
 _KEEP_ALIVE_S = (
     75  # longer than nginx keeps a connection (60), so that it is never we who close it under a call

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import shlex
 import socket
 import sys
@@ -14,6 +15,8 @@ from gateway.embedded.restarts import Restarts, SupervisionSettings
 from gateway.embedded.servers import EmbeddedError, LocalServers
 
 LOOPBACK = "127.0.0.1"
+EXCEPTION = re.compile(r"\s*[\w.]*(Error|Exception)\b.*:")
+"""How the last line of a Python traceback begins."""
 KNOCK_S = 0.25
 """Between two looks at whether a server that starts has opened its port: a small part of its start."""
 
@@ -85,6 +88,7 @@ class Server:
         self._stop_s = settings.stop_s
         self._restarts = Restarts(settings)
         self._last_lines: list[str] = []
+        self._told: list[str] = []
 
     async def run(self) -> EmbeddedError:
         """Keep the server running until cancelled. Returns, with the reason, only if that is pointless."""
@@ -137,12 +141,20 @@ class Server:
         )
 
     def _report_end(self, what: str) -> None:
-        self._report(f"{what} Its last output:" if self._last_lines else f"{what} It wrote nothing.")
-        for line in self._last_lines:
-            self._report(f"    {line}")
+        if not self._last_lines:
+            self._report(f"{what} It wrote nothing.")
+        elif self._last_lines == self._told:
+            self._report(f"{what} Its last output was the same.")
+        else:
+            self._report(f"{what} Its last output:")
+            for line in self._last_lines:
+                self._report(f"    {line}")
+            self._told = self._last_lines
 
     def _given_up(self, end: str) -> EmbeddedError:
-        last = f", having written {self._last_lines[-1].strip()!r}" if self._last_lines else ""
+        # The last line of all is often no more than "Application startup failed. Exiting."
+        causes = [line for line in self._last_lines if EXCEPTION.match(line)] or self._last_lines
+        last = f", having written {causes[-1].strip()!r}" if causes else ""
         return EmbeddedError(
             f"{self._name} does not start: {self._restarts.failed_starts} times in a row it ended before it "
             f"opened its port. The last time it {end}{last}. To see it alone: {shlex.join(self._command)}"

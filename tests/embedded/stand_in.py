@@ -19,7 +19,7 @@ def main() -> None:
         case "serve":
             serve(port, [])
         case "fail":
-            sys.exit("RuntimeError: there is no such model")
+            sys.exit("RuntimeError: there is no such model\nERROR:    Application startup failed. Exiting.")
         case "chatter":
             for number in range(LINES_OF_CHATTER):
                 print(f"line {number}", flush=True)
