@@ -58,7 +58,7 @@ class Caller:
         return await self._send("GET", path, None, headers)
 
     async def post(self, path: str, body: object, **headers: str) -> Reply:
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
         return await self._send("POST", path, raw, {"Content-Type": "application/json", **headers})
 
     async def _send(self, method: str, path: str, raw: bytes | None, headers: Mapping[str, str]) -> Reply:
@@ -601,7 +601,11 @@ async def test_broken_media_are_refused(
         assert reply.error(400).startswith(f"<class 'infinity_emb.primitives.{fault}'> -> ")
 
 
-@pytest.mark.parametrize("media", [[], [png(4, 4)] * 33, "a", ["data:image/png;base64,A"], [1]])
+@pytest.mark.parametrize(
+    "media",
+    [[], [png(4, 4)] * 33, "a", ["data:image/png;base64,A"], [1]],
+    ids=["none", "too many", "text", "broken base64", "number"],
+)
 async def test_what_is_no_medium_or_too_many_is_refused(infinity: Caller, media: object) -> None:
     reply = await infinity.embed(media, "clip", modality="image")
 
