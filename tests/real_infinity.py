@@ -42,7 +42,7 @@ def keep():
 watch = threading.Thread(target=keep, daemon=True)
 watch.start()
 while watch.is_alive() and server.poll() is None:
-    watch.join(0.02)
+    watch.join(0.1)
 try:
     os.killpg(server.pid, signal.SIGKILL)
 except ProcessLookupError:

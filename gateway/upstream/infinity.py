@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import io
 import re
 from collections.abc import Sequence
 from types import SimpleNamespace, TracebackType
@@ -22,6 +23,7 @@ _KEEP_ALIVE_S = 4.0
 _CONNECT_S = 5.0
 _ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _MESSAGE_CHARS_MAX = 300
+_PIECE_BYTES = 512 * 1024
 
 
 class InfinityUpstream:
@@ -117,7 +119,7 @@ class InfinityUpstream:
                         async with self._session.request(
                             method,
                             url,
-                            data=body,
+                            data=_payload(body),
                             headers=headers,
                             allow_redirects=False,
                             trace_request_ctx=reused,
@@ -151,6 +153,11 @@ async def _mark_reused(
     _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceConnectionReuseconnParams
 ) -> None:
     context.trace_request_ctx.reused = True
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    # aiohttp writes bytes at once, and warns that it does when they are many; a file it writes in pieces.
+    return io.BytesIO(body) if body is not None and len(body) > _PIECE_BYTES else body
 
 
 def _closed_before(error: aiohttp.ClientOSError) -> bool:
