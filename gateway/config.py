@@ -79,6 +79,14 @@ def from_environment(environ: Mapping[str, str]) -> Config | None:
     return config if servers else None
 
 
+def callers_key(environ: Mapping[str, str]) -> Secret | None:
+    """What callers must send where neither a file nor INFINITY_API_BASE names servers."""
+    notes = _Notes(environ)
+    key = _callers_key(notes)
+    notes.raise_problems()
+    return key
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
@@ -544,6 +552,7 @@ class _Models:
 
     def find(self, where: _Value, name: str | None = None) -> str | None:
         """The pool that `name`, else the text at `where`, stands for. If there is none, that is noted."""
+        shown = where.shown() if name is None else repr(name)
         name = where.text("the name of a model") if name is None else name
         name = self.aliases.get(name, name) if name is not None else None
         if name is None or name in self.pools or self.servers:
@@ -552,7 +561,7 @@ class _Models:
             where.notes.warn(where.path, f"left out, since {name!r} is skipped")
         elif self.pools:
             hint = _nearest(name, self.pools, self.aliases) or f"expected one of {', '.join(self.pools)}"
-            where.problem(f"no model is named {name!r}; {hint}")
+            where.problem(f"no model is named {shown}; {hint}")
         return None
 
     def task(self, name: str) -> Task | None:
@@ -787,7 +796,7 @@ def _default_models(value: _Value, models: _Models, by_embedding: bool) -> dict[
 
 
 def describe(config: Config) -> str:
-    """What would run, for a person to read; no secret is in it."""
+    """What would run, for a person to read: no secret is in it, and `config.warnings` are not."""
     engine, lines = config.engine, list[str]()
     for pool in engine.pools:
         lines += [*_described(pool, engine.router), ""]
@@ -797,8 +806,7 @@ def describe(config: Config) -> str:
         lines.append("")
     key = "set" if config.master_key else "not set, anyone may call" if config.allow_anonymous else "not set"
     lines.append(f"Callers' key: {key}")
-    lines += _changed(config)
-    return "\n".join([*lines, *(f"Warning: {warning}" for warning in config.warnings)])
+    return "\n".join([*lines, *_changed(config)])
 
 
 def _described(pool: PoolSettings, router: RouterSettings) -> list[str]:

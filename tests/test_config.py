@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.config import Config, describe, from_environment, load, parse
+from gateway.config import Config, callers_key, describe, from_environment, load, parse
 from gateway.core.settings import DeploymentSettings, DrainSettings, EngineSettings, PoolSettings, Secret
 from gateway.errors import ConfigError
 from gateway.messages import Task
@@ -659,8 +659,8 @@ def test_litellms_own_parameters_are_not_passed_on() -> None:
     """Each is reported once, with the place where it is first."""
     own: dict[str, object] = {
         "rpm": 1, "tags": ["a"], "input_cost_per_token": 0, "cache_read_input_token_cost": 0,
-        "num_retries": 2, "max_retries": 1, "stream_timeout": 3, "drop_params": True, "user": "u", "encoding_format": "float",
-        "aws_secret_access_key": "x", "model_info": {}, "litellm_credential_name": "c", "max_budget": 1,
+        "num_retries": 2, "max_retries": 1, "stream_timeout": 3, "drop_params": True, "user": "u",
+        "encoding_format": "float", "aws_secret_access_key": "x", "model_info": {}, "max_budget": 1,
     }  # fmt: skip
     config = read(entry(**own), entry(api_base="http://i", rpm=2))
 
@@ -977,6 +977,14 @@ def test_servers_are_named_in_the_environment() -> None:
     assert config == Config(EngineSettings(servers=servers), master_key=Secret("sk-gw"))
 
 
+def test_the_callers_key_is_read_without_servers_too() -> None:
+    """For the servers that are started here when none are named."""
+    assert callers_key({"GATEWAY_MASTER_KEY": "sk-gw"}) == Secret("sk-gw")
+    assert callers_key({}) is None
+    with pytest.raises(ConfigError, match="GATEWAY_MASTER_KEY"):
+        callers_key({"GATEWAY_MASTER_KEY": ""})
+
+
 @pytest.mark.parametrize("environ", [{}, {"INFINITY_API_BASE": ""}, {"INFINITY_API_BASE": " , "}])
 def test_without_servers_in_the_environment_there_is_no_configuration(environ: dict[str, str]) -> None:
     """The caller then looks for something else to serve."""
@@ -1031,8 +1039,7 @@ def test_describe_tells_what_would_run() -> None:
         "drain.grace_s: 0\n"
         "drain.in_flight_s_max: 45\n"
         "rerank_by_embedding: true\n"
-        "rerank_documents: string\n"
-        "Warning: model_list[0].litellm_params.tags: has no effect here (and 1 more like it)"
+        "rerank_documents: string"
     )
 
 
@@ -1095,6 +1102,8 @@ router_settings: {redis_password: hunter2}
         "model_list: [{model_name: a, litellm_params: {model: infinity/a, timeout: os.environ/KEY}}]",
         "model_list: [{model_name: a, litellm_params: {model: infinity/a, weight: os.environ/KEY}}]",
         "model_list: [{model_name: a, litellm_params: {model: os.environ/KEY}}]",
+        ONE + "gateway: {default_models: {embed: os.environ/KEY}}",
+        ONE + "router_settings: {routing_strategy: os.environ/KEY}",
     ],
 )
 def test_a_secret_never_shows_in_an_error(text: str) -> None:

@@ -123,7 +123,7 @@ def _embedded(request: Request, answer: _Embeddings) -> Answer:
 
 
 def _is_base64(vector: bytes) -> bool:
-    """Whether a JSON fragment is a quoted base64 string of whole float32 numbers, told without decoding it."""
+    """Whether a fragment is a quoted base64 string of whole float32 numbers, told without decoding it."""
     coded = len(vector) - 2
     padding = vector.count(b"=", -3)
     return (

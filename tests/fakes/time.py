@@ -59,7 +59,9 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
     if loop.errors:
         errors = [context.get("exception") for context in loop.errors]
-        raise AssertionError(f"failed where nobody looked: {loop.errors}") from next(filter(None, errors), None)
+        raise AssertionError(f"failed where nobody looked: {loop.errors}") from next(
+            filter(None, errors), None
+        )
 
 
 def fake_time(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
@@ -76,5 +78,3 @@ async def idle() -> None:
     """Let everything happen that needs no time to pass."""
     for _ in range(50):
         await asyncio.sleep(0)
-
-

@@ -1,0 +1,80 @@
+"""The real gateway, its engine and its HTTP server both, in the event loop of the test that uses it."""
+
+import asyncio
+import signal
+from types import TracebackType
+from typing import Self
+
+from gateway.api.server import listen, serve
+from gateway.bootstrap import Runtime
+from gateway.config import Config
+from gateway.errors import GatewayError
+
+_START_S_MAX = 20.0
+_STOP_S_MAX = 20.0
+_POLL_S = 0.002
+_HANDLED = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(GatewayError):
+    """What ends `serve` here, where a signal would end a process."""
+
+
+class GatewayInProcess:
+    """An async context manager; when it is entered, every deployment of `config` is up.
+
+    With `deployments` it waits for so many, 0 for none: for servers that are not there, or are sick.
+    """
+
+    def __init__(self, config: Config, *, deployments: int | None = None) -> None:
+        self.runtime = Runtime(config)
+        named = sum(len(pool.deployments) for pool in config.engine.pools) + len(config.engine.servers)
+        self._wanted = named if deployments is None else deployments
+        self._ending = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+        self._listener = listen("127.0.0.1", 0)
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        before = {number: signal.getsignal(number) for number in _HANDLED}
+        self._serving = asyncio.create_task(serve(self.runtime, self._listener, self._told_to_stop()))
+        async with asyncio.timeout(_START_S_MAX):
+            await self.wait_up(self._wanted)
+            # The server takes connections once the runtime has started, and then handles signals. In a test
+            # they are pytest's.
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writer.close()
+            await writer.wait_closed()
+        for number, handler in before.items():
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, handler)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._serving
+        self._ending.set()
+        async with asyncio.timeout(_STOP_S_MAX):
+            try:
+                await self._serving
+            except Stopped:
+                pass
+
+    async def wait_up(self, deployments: int) -> None:
+        """Until so many deployments are up, and no more."""
+        while self.up != deployments:
+            assert self._serving
+            if self._serving.done():
+                await self._serving
+            await asyncio.sleep(_POLL_S)
+
+    @property
+    def up(self) -> int:
+        pools = self.runtime.gateway.stats()
+        return sum(deployment.state == "up" for pool in pools for deployment in pool.deployments)
+
+    async def _told_to_stop(self) -> GatewayError:
+        await self._ending.wait()
+        return Stopped()
