@@ -1,4 +1,4 @@
-"""A closed-loop HTTP load that costs little itself: each connection sends its next call when it has an answer.
+"""A closed-loop HTTP load that costs little itself: a connection sends its next call when it has an answer.
 
 Latencies are therefore those of so many callers who wait; they say nothing about what an open stream of
 calls would meet past the saturation point.
@@ -63,7 +63,7 @@ class _Connection(asyncio.Protocol):
         self._expected = -1
         self._send()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         self._run.lost()
 
     def _send(self) -> None:

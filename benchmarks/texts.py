@@ -2,7 +2,13 @@
 
 import random
 
-_WORDS = ["the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "this", "are", "or", "his", "from", "at", "which", "but", "have", "an", "had", "they", "you", "were", "their", "one", "all", "we", "can", "her", "has", "there", "been", "if", "more", "when", "will", "would", "who", "so", "no", "what", "up", "out", "server", "vector", "model", "search", "index", "query", "token", "batch", "latency", "queue", "memory", "cache", "cluster", "node", "network", "disk", "energy", "market", "history", "science", "river", "mountain", "capital", "language", "music", "water", "light", "system", "theory", "average"]
+_WORDS = """
+    the of and to in is that for it as was with be by on not he this are or his from at which but have
+    an had they you were their one all we can her has there been if more when will would who so no what
+    up out server vector model search index query token batch latency queue memory cache cluster node
+    network disk energy market history science river mountain capital language music water light system
+    theory average
+""".split()  # noqa: SIM905 - as a list literal it is a page long
 
 
 def short_questions(count: int, seed: int = 1) -> list[str]:

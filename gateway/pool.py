@@ -284,7 +284,7 @@ class Pool:
                 return
             permit = self._balancer.pick(len(batch))
             assert permit is not None
-            self._own(self._deliver(batch, permit))
+            self._send(batch, permit)
 
     def _dispatch_again(self) -> None:
         for _ in range(len(self._again)):
@@ -293,11 +293,14 @@ class Pool:
             if not batch.entries:
                 continue
             if permit := self._balancer.pick(len(batch), batch.avoid):
-                self._own(self._deliver(batch, permit))
+                self._send(batch, permit)
             elif self._balancer.up_besides(batch.avoid):
                 self._again.append(batch)
             else:
                 _fail(batch, ServerFailed("every server that was tried failed"))
+
+    def _send(self, batch: Batch, permit: Permit) -> None:
+        self._own(self._deliver(batch, permit, self._members[permit.deployment.name]))
 
     def _wait_until_ripe(self) -> None:
         if self._ripening:
@@ -307,28 +310,26 @@ class Pool:
         if ripe_at is not None:
             self._ripening = self._loop.call_at(ripe_at, self._schedule)
 
-    async def _deliver(self, batch: Batch, permit: Permit) -> None:
+    async def _deliver(self, batch: Batch, permit: Permit, member: _Member) -> None:
         """Send one batch and give each call its part of the answer. Every path finishes the permit."""
-        member = self._members[permit.deployment.name]
         assert member.facts is not None
         started = self._loop.time()
         self._budget.on_batch(started)
-        timeout_s = min(
-            member.settings.timeout_s, max(entry.ticket.deadline for entry in batch.entries) - started
-        )
+        latest = max(entry.ticket.deadline for entry in batch.entries)
+        timeout_s = max(0.001, min(member.settings.timeout_s, latest - started))
         request = Request(batch.key, [entry.text for entry in batch.entries], member.facts.encoding)
         try:
-            answer = await self._upstream.send(member.settings, request, max(timeout_s, 0.001))
+            answer = await self._upstream.send(member.settings, request, timeout_s)
+            took_s = self._loop.time() - started
+            member.state.health.on_answer(started + took_s)
+            self._report(batch, member, None, took_s)
+            self._split(batch, answer, took_s)
         except SendError as error:
-            self._report(batch, permit, error, started)
+            self._report(batch, member, error, self._loop.time() - started)
             self._failed(batch, member, error, timeout_s)
         except Exception:  # A bug. Whatever it is, nobody may stay waiting.
             _fail(batch, ServerFailed("internal error"))
             raise
-        else:
-            member.state.health.on_answer(self._loop.time())
-            self._report(batch, permit, None, started)
-            self._split(batch, answer, self._loop.time() - started)
         finally:
             permit.finish()
             self._schedule()
@@ -378,29 +379,29 @@ class Pool:
             case _:
                 return ServerFailed("the server failed on this call")
 
-    def _report(self, batch: Batch, permit: Permit, error: SendError | None, started: float) -> None:
-        model, name = self.settings.name, permit.deployment.name
+    def _report(self, batch: Batch, member: _Member, error: SendError | None, took_s: float) -> None:
+        model, name = self.settings.name, member.settings.name
         lengths = [len(entry.text) for entry in batch.entries]
         padded = len(lengths) * max(lengths)
-        failure = error.failure if error else None
-        if failure is None:
-            outcome = Outcome.SUCCESS
+        if error is None:
+            outcome, reason = Outcome.SUCCESS, ""
         else:
-            outcome = Outcome.IGNORED if failure is Failure.REJECTED else Outcome.FAILURE
+            rejected = error.failure is Failure.REJECTED
+            outcome, reason = Outcome.IGNORED if rejected else Outcome.FAILURE, error.failure.value
         self._observe(
             BatchEnded(
                 model,
                 name,
                 outcome,
-                failure.value if failure else "",
-                len(lengths),
-                len({entry.ticket for entry in batch.entries}),
-                len(lengths) / self._lanes.items_max,
-                1 - sum(lengths) / padded if padded else 0.0,
-                self._loop.time() - started,
+                reason,
+                items=len(lengths),
+                calls=len({entry.ticket for entry in batch.entries}),
+                fill_ratio=len(lengths) / self._lanes.items_max,
+                padding_ratio=1 - sum(lengths) / padded if padded else 0.0,
+                duration_s=took_s,
             )
         )
-        if error and failure is Failure.BAD_ANSWER:
+        if error and error.failure is Failure.BAD_ANSWER:
             self._observe(BadAnswerSeen(model, name, error.reason))
 
     # Health

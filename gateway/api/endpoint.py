@@ -87,6 +87,7 @@ class CallEndpoint:
         except asyncio.CancelledError:
             if not watch.caller_gone:
                 raise
+            watch.uncancel()
             status = CALLER_GONE
         except Exception:
             _log.exception("internal error on %s, request %s", self._route, request_id.decode())
@@ -142,6 +143,11 @@ class _Watch:
             self._timer.cancel()
         if self._task:
             self._task.cancel()
+
+    def uncancel(self) -> None:
+        """The cancellation was ours and is dealt with."""
+        if self._watched:
+            self._watched.uncancel()
 
     def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._wait())

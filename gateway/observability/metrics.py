@@ -122,6 +122,7 @@ class Metrics:
         build.labels(version, platform.python_version()).set(1)
         self.registry.register(_Gauges(stats))
         self._batch_children = cache(self._batch_children_of)
+        self._outcome_child = cache(self._upstream_requests.labels)
         self._request_children = cache(self._request_children_of)
         self._served_children = cache(self._served_children_of)
         self._listeners: dict[type[Any], Callable[[Any], None]] = {
@@ -181,9 +182,7 @@ class Metrics:
         items, calls, fill, padding, duration, throughput = self._batch_children(
             event.model, event.deployment
         )
-        self._upstream_requests.labels(
-            event.model, event.deployment, event.reason or event.outcome.value
-        ).inc()
+        self._outcome_child(event.model, event.deployment, event.reason or event.outcome.value).inc()
         items.observe(event.items)
         calls.observe(event.calls)
         fill.observe(event.fill_ratio)
@@ -209,6 +208,7 @@ class Metrics:
     def _forget(self, event: DeploymentGone) -> None:
         """The series of a deployment go when it goes."""
         self._batch_children.cache_clear()
+        self._outcome_child.cache_clear()
         for histogram in self._batch_histograms:
             histogram.remove(event.model, event.deployment)
         for counter in (self._upstream_requests, self._bad_answers):

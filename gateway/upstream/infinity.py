@@ -139,7 +139,7 @@ class InfinityUpstream:
             raise SendError(Failure.TIMEOUT, f"no answer within {timeout_s:.3g} s") from error
         except aiohttp.ClientConnectorError as error:
             raise SendError(Failure.REFUSED, f"no connection: {_words(error)}") from error
-        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+        except (aiohttp.ClientResponseError, ValueError) as error:  # ValueError: an address that is none
             raise SendError(Failure.BAD_ANSWER, f"not HTTP: {type(error).__name__}", reason="http") from error
         except aiohttp.ClientError as error:
             raise SendError(Failure.DISCONNECTED, f"connection lost: {_words(error)}") from error

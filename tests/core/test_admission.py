@@ -54,7 +54,7 @@ def test_releasing_more_than_is_held_is_an_error(items: int, size: int) -> None:
         subject.release(items, size)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 60), st.booleans()), max_size=40))
 def test_what_is_held_is_what_was_admitted_and_not_released(calls: list[tuple[int, int, bool]]) -> None:
     """Whatever comes and goes, the counts are exact and within the bounds."""

@@ -183,7 +183,8 @@ def value_of(key: BatchKey, item: str, encoding: Encoding = Encoding.BASE64) -> 
         case Task.CLASSIFY:
             return orjson.dumps([{"label": digest.hex(), "score": numbers[0]}])
         case Task.EMBED:
-            return base64_of(numbers) if encoding is Encoding.BASE64 else orjson.dumps(numbers)
+            as_list: bytes = orjson.dumps(numbers)
+            return base64_of(numbers) if encoding is Encoding.BASE64 else as_list
 
 
 def base64_of(numbers: Sequence[float]) -> bytes:

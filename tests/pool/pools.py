@@ -38,7 +38,7 @@ async def running(
         PoolSettings("model", tuple(members)),
         settings or EngineSettings(),
         upstream,
-        [].append if events is None else events.append,
+        (events if events is not None else []).append,
         random.Random(seed),
     )
     try:
@@ -128,7 +128,7 @@ def assert_at_rest(pool: Pool) -> None:
 
 def others() -> set["asyncio.Task[object]"]:
     """Every task but the one that asks."""
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
 
 class Text(str):

@@ -1,6 +1,7 @@
 """The loop with fake time, which the other tests here rely on."""
 
 import asyncio
+from itertools import count
 from time import perf_counter
 
 import pytest
@@ -80,7 +81,7 @@ def test_waiting_for_ever_beside_a_timer_that_recurs_is_said_too() -> None:
     """A health check every ten seconds does not hide a caller that is never answered."""
 
     async def tick() -> None:
-        while True:
+        for _ in count():
             await asyncio.sleep(60)
 
     async def main() -> None:

@@ -1,0 +1,398 @@
+"""Which batches leave, when, and to whom, while nothing fails."""
+
+import asyncio
+
+import pytest
+
+from gateway.core.events import BatchEnded, Event
+from gateway.core.settings import BatchingSettings, EngineSettings
+from gateway.messages import Task
+from gateway.pool import Encoding, ServerFacts
+from tests.fakes.time import fake_time, idle
+from tests.fakes.upstream import RecordingUpstream
+from tests.pool.pools import (
+    EMBED,
+    ask,
+    assert_answered,
+    assert_at_rest,
+    at,
+    deployment,
+    image,
+    items_sent,
+    now,
+    rerank,
+    running,
+    sizes,
+    texts,
+)
+
+ONE_AT_A_TIME = EngineSettings(batching=BatchingSettings(in_flight_max=1))
+
+
+@fake_time
+async def test_an_idle_pool_sends_at_once() -> None:
+    """Nobody waits for company while a server has nothing to do."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream) as pool:
+        await at(5)
+        ticket = await ask(pool, "x")
+
+    assert upstream.batches == [(5.0, "a", ["x"])]
+    assert ticket.left - ticket.arrived == 0
+
+
+@fake_time
+async def test_calls_of_one_turn_leave_together() -> None:
+    """What arrives at the same moment is one batch, without any wait."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream) as pool:
+        tickets = await asyncio.gather(ask(pool, "x"), ask(pool, ["y", "z"]), ask(pool, "x"))
+
+    assert upstream.batches == [(0.0, "a", ["x", "y", "z", "x"])]
+    for ticket in tickets:
+        assert_answered(ticket)
+
+
+@fake_time
+async def test_what_arrives_while_the_only_server_is_busy_leaves_together_when_it_is_free() -> None:
+    """A busy server makes batches larger."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream, "a", ONE_AT_A_TIME) as pool:
+        calls = [ask(pool, "first")]
+        for text in "bcd":
+            await at(now() + 0.25)
+            calls.append(ask(pool, text))
+        await asyncio.gather(*calls)
+
+    assert upstream.batches == [(0.0, "a", ["first"]), (1.0, "a", ["b", "c", "d"])]
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+@fake_time
+async def test_a_server_never_has_more_batches_than_allowed(most: int) -> None:
+    """However much waits, and exactly so many while enough does."""
+    upstream = RecordingUpstream(latencies={"a": 1, "b": 0.3})
+    settings = EngineSettings(batching=BatchingSettings(items_max=2, in_flight_max=most))
+
+    async with running(upstream, "ab", settings) as pool:
+        await asyncio.gather(*(ask(pool, text) for text in texts(100)))
+
+    assert upstream.in_flight_most == {"a": most, "b": most}
+
+
+@pytest.mark.parametrize("in_flight_max", [1, 8])
+@pytest.mark.parametrize(
+    ("servers", "items"), [("ab", 32), ("abcd", 32), ("abcd", 33), ("abc", 10), ("abcd", 3)]
+)
+@fake_time
+async def test_a_burst_is_shared_evenly_over_idle_servers(
+    servers: str, items: int, in_flight_max: int, request: pytest.FixtureRequest
+) -> None:
+    """32 items for four idle servers are 4 x 8: any thinner wastes their time, any thicker leaves one idle."""
+    if in_flight_max > 1 and items > len(servers):
+        request.applymarker(
+            pytest.mark.xfail(
+                strict=True,
+                reason="Pool._dispatch: the share is taken anew of what is left, so it shrinks: 8, 6, 5, 4, …",
+            )
+        )
+    upstream = RecordingUpstream(latency_s=1)
+    settings = EngineSettings(batching=BatchingSettings(in_flight_max=in_flight_max))
+
+    async with running(upstream, servers, settings) as pool:
+        await asyncio.gather(*(ask(pool, text) for text in texts(items)))
+
+    share = -(-items // len(servers))
+    assert all(batch.at == 0 for batch in upstream.batches)
+    assert max(sizes(upstream)) == share
+    assert len(upstream.batches) == -(-items // share)
+    assert len({batch.deployment for batch in upstream.batches}) == len(upstream.batches)
+
+
+@fake_time
+async def test_a_burst_for_one_server_leaves_in_full_batches() -> None:
+    """With nobody to share with there is no reason for thin ones."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream) as pool:
+        await asyncio.gather(*(ask(pool, text) for text in texts(70)))
+
+    assert sizes(upstream) == [32, 32, 6]
+
+
+@fake_time
+async def test_a_big_call_is_divided_over_the_servers_and_comes_back_in_order() -> None:
+    """Each server does a part, and the slow one's part lands where it belongs."""
+    upstream = RecordingUpstream(latencies={"a": 1, "b": 5, "c": 2})
+
+    async with running(upstream, "abc") as pool:
+        ticket = await ask(pool, texts(200))
+
+    assert_answered(ticket)
+    assert {batch.deployment for batch in upstream.batches} == {"a", "b", "c"}
+    assert max(sizes(upstream)) == 32
+    assert sorted(items_sent(upstream)) == sorted(texts(200))
+
+
+@fake_time
+async def test_a_small_call_waits_for_what_came_before_it_and_for_nothing_that_came_after() -> None:
+    """Nothing is overtaken: a stream of large calls does not starve a small one."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream, "a", ONE_AT_A_TIME) as pool:
+        before = [ask(pool, texts(64, "before"))]
+        await idle()
+        small = ask(pool, "small", rerank("q"))
+        await idle()
+        after = [ask(pool, texts(64, "after")) for _ in range(3)]
+        await small
+        assert now() == 3
+        await asyncio.gather(*before, *after)
+
+    assert upstream.batches[2].items == ["small"]
+
+
+@fake_time
+async def test_different_batch_keys_never_mix() -> None:
+    """A query, a set of parameters and a task each have batches of their own, and everyone his answer."""
+    upstream = RecordingUpstream(latency_s=1)
+    keys = [
+        EMBED,
+        EMBED._replace(params=b'{"p":1}'),
+        rerank("q"),
+        rerank("r"),
+        EMBED._replace(task=Task.CLASSIFY),
+    ]
+
+    async with running(upstream, "ab") as pool:
+        tickets = await asyncio.gather(*(ask(pool, text, key) for text in texts(10) for key in keys))
+
+    for ticket in tickets:
+        assert_answered(ticket)
+    assert {request.key for request in upstream.requests} == set(keys)
+
+
+@fake_time
+async def test_image_calls_are_neither_merged_nor_divided() -> None:
+    """Each is one request, even where a text call would be spread and shared."""
+    upstream = RecordingUpstream(latency_s=1)
+    settings = EngineSettings(batching=BatchingSettings(items_max=4))
+
+    async with running(upstream, "ab", settings) as pool:
+        calls = [ask(pool, texts(10, f"image {number} "), image(number)) for number in (1, 2, 3)]
+        tickets = await asyncio.gather(*calls)
+
+    assert sorted(batch.items for batch in upstream.batches) == [ticket.items for ticket in tickets]
+    for ticket in tickets:
+        assert_answered(ticket)
+
+
+@fake_time
+async def test_a_ticket_tells_its_wait_and_how_long_the_server_took() -> None:
+    """Both are shown to the caller and measured."""
+    upstream = RecordingUpstream(latency_s=2)
+
+    async with running(upstream, "a", ONE_AT_A_TIME) as pool:
+        first = ask(pool, "first")
+        await at(0.5)
+        second = await ask(pool, "second")
+
+    assert ((await first).left - (await first).arrived, (await first).upstream_s) == (0, 2)
+    assert (second.left - second.arrived, second.upstream_s) == (1.5, 2)
+
+
+@fake_time
+async def test_each_item_is_charged_its_own_characters() -> None:
+    """What a call costs does not depend on who shares its batches."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream) as pool:
+        short, long = await asyncio.gather(ask(pool, ["a", "bb"]), ask(pool, "c" * 100))
+        ranked = await ask(pool, ["a", "bb"], rerank("four"))
+
+    assert len(upstream.batches) == 2
+    assert (short.tokens, long.tokens) == (3, 100)
+    assert ranked.tokens == 4 + 1 + 4 + 2
+
+
+@fake_time
+async def test_a_server_that_counts_tokens_has_its_sum_shared_out() -> None:
+    """No token of the batch is lost between its callers."""
+    upstream = RecordingUpstream(latency_s=1, tokens_of=lambda _: 10)
+
+    async with running(upstream) as pool:
+        tickets = await asyncio.gather(*(ask(pool, "x" * n) for n in (1, 2, 4)))
+
+    assert [ticket.tokens for ticket in tickets] == [1, 3, 6]
+
+
+@fake_time
+async def test_the_least_busy_server_gets_the_batch() -> None:
+    """A slow server keeps its items for longer, and so gets fewer."""
+    upstream = RecordingUpstream(latencies={"slow": 10, "fast": 1})
+
+    async with running(upstream, ["slow", "fast"]) as pool:
+        calls = []
+        for time in range(20):
+            await at(time)
+            calls.append(ask(pool, f"t{time}"))
+        await asyncio.gather(*calls)
+
+    assert sum(batch.deployment == "slow" for batch in upstream.batches) <= 3
+
+
+@fake_time
+async def test_a_server_of_three_times_the_weight_gets_three_times_the_work() -> None:
+    """In a burst that fills nobody."""
+    upstream = RecordingUpstream(latency_s=1)
+    settings = EngineSettings(batching=BatchingSettings(items_max=1, in_flight_max=100))
+
+    async with running(upstream, [deployment("a", weight=3), deployment("b")], settings) as pool:
+        await asyncio.gather(*(ask(pool, text) for text in texts(40)))
+
+    assert sum(batch.deployment == "a" for batch in upstream.batches) == 30
+
+
+# What servers tell of themselves
+
+
+@fake_time
+async def test_a_batch_fits_the_server_with_the_smallest_batches() -> None:
+    """It is cut before its server is chosen, so it must fit any."""
+    embed = frozenset({"embed"})
+    upstream = RecordingUpstream(facts={"a": ServerFacts(embed, 64), "b": ServerFacts(embed, 8)})
+
+    async with running(upstream, "ab") as pool:
+        await ask(pool, texts(100))
+
+    assert max(sizes(upstream)) == 8
+
+
+@fake_time
+async def test_a_configured_batch_size_comes_before_what_servers_tell() -> None:
+    """The operator knows better."""
+    upstream = RecordingUpstream(facts={"a": ServerFacts(frozenset({"embed"}), 64)})
+
+    async with running(upstream, "a", EngineSettings(batching=BatchingSettings(items_max=16))) as pool:
+        await ask(pool, texts(100))
+
+    assert max(sizes(upstream)) == 16
+
+
+@pytest.mark.xfail(strict=True, reason="Pool.remove: items_max is not learned anew (call _learn)")
+@fake_time
+async def test_a_server_that_is_gone_does_not_make_batches_small() -> None:
+    """Its limit goes with it."""
+    embed = frozenset({"embed"})
+    upstream = RecordingUpstream(facts={"a": ServerFacts(embed, 64), "b": ServerFacts(embed, 8)})
+
+    async with running(upstream, "ab") as pool:
+        pool.remove("b")
+        await ask(pool, texts(64))
+
+    assert sizes(upstream) == [64]
+
+
+@fake_time
+async def test_each_server_is_asked_in_its_own_encoding() -> None:
+    """One with a binary dtype cannot give base64."""
+    embed = frozenset({"embed"})
+    upstream = RecordingUpstream(facts={"b": ServerFacts(embed, encoding=Encoding.FLOAT)})
+
+    async with running(upstream, "ab", EngineSettings(batching=BatchingSettings(items_max=1))) as pool:
+        await ask(pool, texts(10))
+
+    asked = {
+        (batch.deployment, request.encoding)
+        for batch, request in zip(upstream.batches, upstream.requests, strict=True)
+    }
+    assert asked == {("a", Encoding.BASE64), ("b", Encoding.FLOAT)}
+
+
+@fake_time
+async def test_a_pool_can_do_what_its_servers_can_do() -> None:
+    """Until one has told, what the configuration says; later also those that are down count."""
+    upstream = RecordingUpstream(facts={"a": ServerFacts(frozenset({"embed", "rerank"}))}, down={"b"})
+
+    async with running(upstream, "ab") as pool:
+        assert pool.capabilities == {"embed", "rerank"}
+
+    async with running(upstream, "b") as pool:
+        assert pool.capabilities == frozenset()
+
+
+# Waiting for company
+
+
+@fake_time
+async def test_with_a_wait_set_an_item_waits_for_company_and_no_longer() -> None:
+    """The wait is of the oldest; who comes later waits less."""
+    upstream = RecordingUpstream(latency_s=0.125)
+    settings = EngineSettings(batching=BatchingSettings(wait_s_max=0.5))
+
+    async with running(upstream, "a", settings) as pool:
+        calls = [ask(pool, "x")]
+        await at(0.25)
+        calls.append(ask(pool, "y"))
+        await asyncio.gather(*calls)
+        await at(2)
+        await ask(pool, "z")
+
+    assert upstream.batches == [(0.5, "a", ["x", "y"]), (2.5, "a", ["z"])]
+
+
+@fake_time
+async def test_with_a_wait_set_a_full_batch_leaves_at_once() -> None:
+    """Better company cannot come; the rest waits its time."""
+    upstream = RecordingUpstream(latency_s=0.125)
+    settings = EngineSettings(batching=BatchingSettings(items_max=4, wait_s_max=0.5))
+
+    async with running(upstream, "a", settings) as pool:
+        await ask(pool, texts(5))
+
+    assert upstream.batches == [(0.0, "a", texts(4)), (0.5, "a", ["t4"])]
+
+
+# Events
+
+
+@fake_time
+async def test_each_batch_is_reported_with_its_size_callers_padding_and_time() -> None:
+    """Metrics are made of nothing else."""
+    upstream = RecordingUpstream(latency_s=2)
+    events: list[Event] = []
+
+    async with running(upstream, "a", events=events) as pool:
+        await asyncio.gather(ask(pool, ["aaaa", "bb"]), ask(pool, "cc"))
+
+    ended = [event for event in events if isinstance(event, BatchEnded)]
+    assert [(e.model, e.deployment, e.outcome.value, e.reason) for e in ended] == [
+        ("model", "a", "success", "")
+    ]
+    assert (ended[0].items, ended[0].calls, ended[0].fill_ratio, ended[0].duration_s) == (3, 2, 3 / 32, 2)
+    assert ended[0].padding_ratio == pytest.approx(1 - 8 / 12)
+
+
+@fake_time
+async def test_stats_and_repr_tell_what_waits_and_what_is_under_way() -> None:
+    """That is what the gauges and the status page are made of."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream, "a", ONE_AT_A_TIME) as pool:
+        calls = [ask(pool, texts(40)), ask(pool, ["x", "y"])]
+        await idle()
+
+        stats = pool.stats()
+        assert (stats.model, stats.in_flight_calls, stats.queued_items) == (
+            "model",
+            2,
+            {"bulk": 8, "interactive": 2},
+        )
+        assert stats.deployments == [("a", "up", "answers", 1, 32, 1)]
+        assert repr(pool) == "<Pool model: 2 calls, <Lanes: 10 items in 1 lanes>>"
+
+        await asyncio.gather(*calls)
+        assert_at_rest(pool)
