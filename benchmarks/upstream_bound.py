@@ -24,6 +24,7 @@ from tests.real_infinity import RealInfinity, ServedModel, model_dir
 
 _TEXTS = {"short": short_questions, "mixed": mixed_lengths}
 _ROUNDS = 3
+_ROW = "{:>11} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6}"
 
 
 def _pin(pid: int, core: int) -> None:
@@ -49,9 +50,7 @@ async def measure(texts: Sequence[str], connections: Sequence[int], seconds: flo
         os.sched_setaffinity(0, {1 % cores})
         await gateway.wait_ready(deployments=2)
         targets = {"direct": f"{servers[0].url}/embeddings", "gateway": f"{gateway.url}/embeddings"}
-        print(
-            f"{'connections':>11} {'target':>8} {'texts/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'errors':>6} {'ratio':>6}"
-        )
+        print(_ROW.format("connections", "target", "texts/s", "p50 ms", "p99 ms", "errors", "ratio"))
         for count in connections:
             rounds: dict[str, list[Result]] = {name: [] for name in targets}
             for _ in range(_ROUNDS):
@@ -63,9 +62,8 @@ async def measure(texts: Sequence[str], connections: Sequence[int], seconds: flo
                 p50 = statistics.median(result.percentile_ms(50) for result in results)
                 p99 = statistics.median(result.percentile_ms(99) for result in results)
                 errors = sum(result.errors for result in results)
-                print(
-                    f"{count:>11} {name:>8} {rate:>8.0f} {p50:>8.1f} {p99:>8.1f} {errors:>6} {rate / direct:>6.2f}"
-                )
+                row = (count, name, f"{rate:.0f}", f"{p50:.1f}", f"{p99:.1f}", errors, f"{rate / direct:.2f}")
+                print(_ROW.format(*row))
         samples = await gateway.metrics()
         print(f"mean items in a batch: {mean(samples, 'infinity_gateway_batch_items'):.1f}")
         for name, value in samples.items():

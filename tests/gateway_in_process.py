@@ -5,6 +5,8 @@ import signal
 from types import TracebackType
 from typing import Self
 
+import aiohttp
+
 from gateway.api.server import listen, serve
 from gateway.bootstrap import Runtime
 from gateway.config import Config
@@ -41,11 +43,9 @@ class GatewayInProcess:
         self._serving = asyncio.create_task(serve(self.runtime, self._listener, self._told_to_stop()))
         async with asyncio.timeout(_START_S_MAX):
             await self.wait_up(self._wanted)
-            # The server takes connections once the runtime has started, and then handles signals. In a test
-            # they are pytest's.
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            writer.close()
-            await writer.wait_closed()
+            async with aiohttp.ClientSession() as session, session.get(f"{self.url}/health/liveness"):
+                pass
+        # The server handles signals from here on. In a test they are pytest's.
         for number, handler in before.items():
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, handler)

@@ -138,4 +138,6 @@ class LanesAgainstModel(RuleBasedStateMachine):
 
 
 TestLanesAgainstModel = LanesAgainstModel.TestCase
-TestLanesAgainstModel.settings = settings(deadline=None, derandomize=True, max_examples=80, stateful_step_count=40)
+TestLanesAgainstModel.settings = settings(
+    deadline=None, derandomize=True, max_examples=80, stateful_step_count=40
+)

@@ -176,7 +176,7 @@ def value_of(key: BatchKey, item: str, encoding: Encoding = Encoding.BASE64) -> 
     """The answer to `item` in a batch with this key."""
     told = f"{key.task}|{key.params!r}|{key.query}|{key.modality}|{item}".encode()
     digest = hashlib.blake2b(told, digest_size=DIMENSIONS * 2).digest()
-    numbers = [number / 32768 for number in struct.unpack(f"<{DIMENSIONS}h", digest)]
+    numbers: list[float] = [number / 32768 for number in struct.unpack(f"<{DIMENSIONS}h", digest)]
     match key.task:
         case Task.RERANK:
             return numbers[0]

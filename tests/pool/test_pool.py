@@ -91,12 +91,12 @@ async def test_a_server_never_has_more_batches_than_allowed(most: int) -> None:
 async def test_a_burst_is_shared_evenly_over_idle_servers(
     servers: str, items: int, in_flight_max: int, request: pytest.FixtureRequest
 ) -> None:
-    """32 items for four idle servers are 4 x 8: any thinner wastes their time, any thicker leaves one idle."""
+    """32 items for four idle servers are 4 x 8: thinner wastes their time, thicker leaves one idle."""
     if in_flight_max > 1 and items > len(servers):
         request.applymarker(
             pytest.mark.xfail(
                 strict=True,
-                reason="Pool._dispatch: the share is taken anew of what is left, so it shrinks: 8, 6, 5, 4, …",
+                reason="Pool._dispatch: the share is taken anew of what is left and shrinks: 8, 6, 5, 4, …",
             )
         )
     upstream = RecordingUpstream(latency_s=1)

@@ -1,0 +1,45 @@
+"""Configurations for stand-ins, in a line each."""
+
+from typing import Any
+
+import pytest
+
+from gateway.config import Config
+from gateway.core.settings import (
+    DeploymentSettings,
+    EngineSettings,
+    HealthSettings,
+    PoolSettings,
+)
+from tests.fakes.infinity import FakeInfinity
+
+SHARED = pytest.mark.asyncio(loop_scope="module")
+"""For the modules whose tests share one gateway."""
+
+_PATIENT = HealthSettings(probe_interval_s=0.02, silent_s_max=600, probe_timeout_s=10)
+"""Servers that come are noticed at once, and canaries do not disturb what is counted."""
+
+
+def deployment(fake: FakeInfinity, model: str, **options: Any) -> DeploymentSettings:
+    return DeploymentSettings(fake.url.removeprefix("http://"), fake.url, model, **options)
+
+
+def pool(name: str, *fakes: FakeInfinity, model: str = "", timeout_s: float = 30, **options: Any) -> PoolSettings:
+    """A pool of `fakes`, all of which call it by the same name unless `model` says another."""
+    deployments = (deployment(fake, model or name, timeout_s=timeout_s) for fake in fakes)
+    return PoolSettings(name, tuple(deployments), **options)
+
+
+def pools_of(*fakes: FakeInfinity) -> list[PoolSettings]:
+    """A pool for every model of the first."""
+    return [pool(model.name, *fakes) for model in fakes[0].models]
+
+
+def engine(*pools: PoolSettings, **options: Any) -> EngineSettings:
+    return EngineSettings(pools, **{"health": _PATIENT, **options})
+
+
+def config(*pools: PoolSettings, **options: Any) -> Config:
+    """A configuration with these pools. Options that `Config` knows are its own, all others the engine's."""
+    own = {name: options.pop(name) for name in ("master_key", "rerank_documents", "drain") if name in options}
+    return Config(engine(*pools, **options), **own)
