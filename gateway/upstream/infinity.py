@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import io
+import os
 import re
 from collections.abc import Sequence
 from types import SimpleNamespace, TracebackType
@@ -223,8 +224,8 @@ def _words(error: BaseException) -> str:
         return "TLS failed; does the server speak https, and is its certificate trusted?"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the host name does not resolve"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
     return type(error).__name__
 
 
