@@ -553,7 +553,7 @@ def test_entries_of_a_pool_agree_on_mode_and_prefixes() -> None:
     """A mode may be left out of some; a prefix may not, since it changes vectors."""
     first, second = entry(), entry(api_base="http://i")
     second["model_info"] = {"mode": "embedding"}
-    assert only_pool(read(first, second)).task is Task.EMBED
+    assert only_pool(read(first, second)).task is only_pool(read(second, first)).task is Task.EMBED
 
     first["model_info"] = {"mode": "rerank", "prefixes": {"query": "q: "}}
     assert problems(first, second) == (
@@ -743,13 +743,17 @@ def test_the_callers_key_comes_from_the_file_before_the_environment() -> None:
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
 def test_a_blank_callers_key_is_refused(blank: str) -> None:
     """A secret that failed to mount must not open the gateway to all."""
-    expected = "expected a key, got blank text; leave it out to have none"
-
     assert problems(entry(), general_settings={"master_key": blank}) == (
-        f"general_settings.master_key: {expected}",
+        "general_settings.master_key: expected a key, got blank text; leave it out to have none",
     )
-    assert problems(entry(), environ={"GATEWAY_MASTER_KEY": blank}) == (f"GATEWAY_MASTER_KEY: {expected}",)
-    with pytest.raises(ConfigError, match="LITELLM_MASTER_KEY"):
+    environ = {"GATEWAY_MASTER_KEY": blank}
+    remedy = "expected a key, got blank text; set GATEWAY_MASTER_KEY or unset it"
+    named = {"master_key": "os.environ/GATEWAY_MASTER_KEY"}
+    assert problems(entry(), environ=environ) == (f"GATEWAY_MASTER_KEY: {remedy}",)
+    assert problems(entry(), environ=environ, general_settings=named) == (
+        f"general_settings.master_key: {remedy}",
+    )
+    with pytest.raises(ConfigError, match="set LITELLM_MASTER_KEY or unset it"):
         from_environment({"INFINITY_API_BASE": "http://x", "LITELLM_MASTER_KEY": blank})
 
 
@@ -783,6 +787,7 @@ def test_a_key_of_another_kind_is_refused_unseen(key: object) -> None:
             "batching.max_wait_ms: expected a number from 0 to 10^12, got -1",
         ),
         ({"batching": {"max_items": 1}}, "batching.max_items: unknown key; did you mean items_max?"),
+        ({"batching": {"wait_s_max": 1}}, "batching.wait_s_max: unknown key; did you mean max_wait_ms?"),
         ({"health": {"probe_timeout_s": float("inf")}}, "health.probe_timeout_s: expected a number above 0"),
         ({"health": {"probe_timeout_s": float("nan")}}, "health.probe_timeout_s: expected a number above 0"),
         ({"limits": {"timeout_s": 601}}, "limits.timeout_s_max: expected at least timeout_s, 601, got 600"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ class Caller:
 
     async def post(self, path: str, body: Any, **headers: str) -> Reply:
         """`body` is sent as it is when it is bytes, else as JSON."""
-        return await self.send("POST", path, body if isinstance(body, bytes) else json.dumps(body), **headers)
+        raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+        # aiohttp warns of bytes that are large.
+        return await self.send("POST", path, io.BytesIO(raw) if len(raw) > 500_000 else raw, **headers)
 
     async def embed(self, given: Any, model: str | None = "bert", **fields: Any) -> Reply:
         named = {} if model is None else {"model": model}

@@ -30,6 +30,12 @@ def pool(name: str, *fakes: FakeInfinity, model: str = "", timeout_s: float = 30
     return PoolSettings(name, tuple(deployments), **options)
 
 
+def preferring(name: str, first: FakeInfinity, second: FakeInfinity, **options: Any) -> PoolSettings:
+    """A pool of two of which, while both are idle, the first gets the batch: ties go by weight."""
+    heavy = deployment(first, name, weight=1e12, **options)
+    return PoolSettings(name, (heavy, deployment(second, name, **options)))
+
+
 def pools_of(*fakes: FakeInfinity) -> list[PoolSettings]:
     """A pool for every model of the first."""
     return [pool(model.name, *fakes) for model in fakes[0].models]

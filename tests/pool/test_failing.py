@@ -65,7 +65,6 @@ async def test_a_batch_that_failed_is_tried_on_another_server_at_once(kind: Fail
     failed_at = 0.0 if kind is Failure.REFUSED else 1.0
     assert upstream.batches[0] == (0.0, "a", ["w", "x"])
     assert (failed_at, "b", ["w", "x"]) in upstream.batches
-    assert sum(batch.deployment == "a" for batch in upstream.batches) == 1
     for ticket in tickets:
         assert_answered(ticket)
     assert [event for event in events if isinstance(event, BatchRetried)] == [("model", kind.value)]
@@ -357,8 +356,9 @@ async def test_nobody_is_blamed_for_the_input_of_a_caller_who_has_left(leaves: s
         await at(0.25)
         if leaves == "cancelled":
             await cancel(culprit)
+        outcomes = [await outcome(culprit), await outcome(innocent)]
 
-        assert await outcome(innocent) == "answered"
+        assert outcomes == ["cancelled" if leaves == "cancelled" else "DeadlineExceeded", "answered"]
 
 
 @pytest.mark.xfail(strict=True, reason="Pool._dispatch_again: with no server left it is ServerFailed")

@@ -188,3 +188,14 @@ async def test_every_scripts_characters_survive(
 
     assert fake_infinity.batches == [items]
     assert decoded(answer.values) == [vector_of(item).tolist() for item in items]
+
+
+async def test_a_batch_of_long_texts_is_sent_like_any_other(
+    upstream: InfinityUpstream, fake_infinity: FakeInfinity
+) -> None:
+    """32 texts as long as they may be are 4 MB."""
+    items = ["a" * 122_880] * 32
+
+    answer = await upstream.send(deployment(fake_infinity), texts(*items), TIMEOUT_S)
+
+    assert answer.tokens == 32 * 122_880

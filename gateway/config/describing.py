@@ -1,0 +1,58 @@
+"""Tell a person what a configuration comes to."""
+
+from dataclasses import fields
+
+from gateway.config.litellm import MODE_OF
+from gateway.config.reader import shown
+from gateway.config.sections import Config, name_in_file
+from gateway.core.settings import DeploymentSettings, PoolSettings, RouterSettings
+
+
+def describe(config: Config) -> str:
+    """What would run, for a person to read: no secret is in it, and `config.warnings` are not."""
+    engine, lines = config.engine, list[str]()
+    for pool in engine.pools:
+        lines += [*_pool(pool, engine.router), ""]
+    if engine.servers:
+        lines += ["Servers, whose models are learned from them", *map(_deployment, engine.servers)]
+        lines += [f"  also called: {alias} for {name}" for alias, name in engine.router.aliases.items()]
+        lines.append("")
+    key = "set" if config.master_key else "not set, anyone may call" if config.allow_anonymous else "not set"
+    lines.append(f"Callers' key: {key}")
+    return "\n".join([*lines, *_changed(config)])
+
+
+def _pool(pool: PoolSettings, router: RouterSettings) -> list[str]:
+    mode = MODE_OF[pool.task] if pool.task else "mode learned from the servers"
+    default_for = [MODE_OF[task] for task, name in router.default_models.items() if name == pool.name]
+    facts = {
+        "passed on": [f"{key}: {shown(value)}" for key, value in pool.params.items()],
+        "prefixes": [f"{role} {text!r}" for role, text in pool.prefixes.items()],
+        "also called": [alias for alias, name in router.aliases.items() if name == pool.name],
+        "falls back to": router.fallbacks.get(pool.name, ()),
+        "meant when a call names no model": default_for,
+    }
+    models = dict.fromkeys(str(deployment.server_model) for deployment in pool.deployments)
+    lines = [f"{pool.name} ({mode}): {', '.join(models)}", *map(_deployment, pool.deployments)]
+    return lines + [f"  {fact}: {', '.join(values)}" for fact, values in facts.items() if values]
+
+
+def _deployment(deployment: DeploymentSettings) -> str:
+    key = "key set" if deployment.api_key else "no key"
+    weight = f", weight {deployment.weight:g}" if deployment.weight != 1 else ""
+    return f"  {deployment.api_base}, {key}, timeout {deployment.timeout_s:g} s{weight}"
+
+
+def _changed(config: Config) -> list[str]:
+    """The settings that are not at their defaults, under the names that they have in the file."""
+    engine, lines = config.engine, list[str]()
+    for part in ("batching", "admission", "health", "retry", "limits", "drain"):
+        record = config.drain if part == "drain" else getattr(engine, part)
+        for item in fields(record):
+            value = getattr(record, item.name)
+            if value != item.default:
+                in_file = value * 1000 if item.name == "wait_s_max" else value
+                lines.append(f"{part}.{name_in_file(item.name)}: {in_file:.12g}")
+    lines += ["rerank_by_embedding: true"] if engine.rerank_by_embedding else []
+    lines += [f"rerank_documents: {config.rerank_documents}"] if config.rerank_documents != "auto" else []
+    return lines

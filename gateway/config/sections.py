@@ -1,0 +1,146 @@
+"""Read the sections of a file, each into its record."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from gateway.config import litellm
+from gateway.config.models import Models
+from gateway.config.reader import Notes, Value
+from gateway.config.router import Router
+from gateway.core.settings import (
+    AdmissionSettings,
+    BatchingSettings,
+    DrainSettings,
+    EngineSettings,
+    HealthSettings,
+    LimitsSettings,
+    RetrySettings,
+    Secret,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Documents = Literal["auto", "string", "object"]
+
+_NOT_YET = ("cache", "discovery", "keys")
+_GATEWAY = (
+    *("batching", "admission", "health", "limits", "retry", "drain", "default_models"),
+    *("rerank_by_embedding", "rerank_documents", "allow_anonymous"),
+    *_NOT_YET,
+)
+_DOCUMENTS: tuple[Documents, ...] = ("auto", "string", "object")
+_MAY_BE_ZERO = ("wait_s_max", "retries_max", "budget_ratio", "budget_per_s", "grace_s", "in_flight_s_max")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    engine: EngineSettings
+    master_key: Secret | None = None
+    """What callers must send; None where they need not send anything."""
+    allow_anonymous: bool = False
+    """Serve without a key even where others than this machine can call."""
+    drain: DrainSettings = field(default_factory=DrainSettings)
+    rerank_documents: Documents = "auto"
+    warnings: tuple[str, ...] = ()
+    """What was read and has no effect, one line each."""
+
+
+def read_config(top: Value) -> Config:
+    top.only(litellm.TOP, litellm.TOP_IDLE)
+    for name, value in top["environment_variables"].mapping().items():
+        if value.given:
+            # The file wins, as in LiteLLM.
+            top.notes.environ[name] = str(value.scalar())
+    if top["include"].given:
+        top["include"].problem("other files are not read; put what they hold here")
+    gateway = top["gateway"].only(_GATEWAY)
+    for name in _NOT_YET:
+        if gateway[name].raw:
+            gateway[name].problem("this version does not know it yet; leave it out")
+    general = top["general_settings"].only(litellm.GENERAL, litellm.GENERAL_IDLE)
+    return Config(
+        engine=_read_engine(top, gateway),
+        master_key=read_callers_key(top.notes, general["master_key"]),
+        allow_anonymous=gateway["allow_anonymous"].flag(),
+        drain=_read_record(DrainSettings(), gateway["drain"]),
+        rerank_documents=gateway["rerank_documents"].choice(_DOCUMENTS) or "auto",
+    )
+
+
+def read_callers_key(notes: Notes, *given: Value) -> Secret | None:
+    """The first that is given, in the file or else in the environment."""
+    for value in (*given, notes.variable("GATEWAY_MASTER_KEY"), notes.variable("LITELLM_MASTER_KEY")):
+        if value.given:
+            key = value.secret()
+            if key is not None and not key.reveal():
+                # A secret that failed to mount must not open the gateway to all.
+                remedy = (
+                    f"set {value.variable} or unset it" if value.variable else "leave it out to have none"
+                )
+                value.problem(f"expected a key, got blank text; {remedy}")
+            return key
+    return None
+
+
+def _read_engine(top: Value, gateway: Value) -> EngineSettings:
+    shared = top["litellm_settings"].only(litellm.LITELLM, litellm.LITELLM_IDLE)
+    router = top["router_settings"].only(litellm.ROUTER, litellm.ROUTER_IDLE)
+    strategy = router["routing_strategy"].choice(litellm.STRATEGIES)
+    if strategy not in (None, "least-busy"):
+        top.notes.warn(router["routing_strategy"].path, f"{strategy} is not offered here; least-busy is used")
+    # As in LiteLLM, router_settings win over litellm_settings.
+    retries_max = router["num_retries"].otherwise(shared["num_retries"]).number(whole=True, zero=True)
+    retry = RetrySettings() if retries_max is None else RetrySettings(int(retries_max))
+    timeout_s, request_timeout_s = router["timeout"].number(), shared["request_timeout"].number()
+    models = Models(top["model_list"], timeout_s or request_timeout_s)
+    by_embedding = gateway["rerank_by_embedding"].flag()
+    return EngineSettings(
+        pools=tuple(models.pools.values()),
+        servers=models.servers,
+        batching=_read_record(BatchingSettings(), gateway["batching"]),
+        admission=_read_record(AdmissionSettings(), gateway["admission"]),
+        health=_read_record(HealthSettings(), gateway["health"]),
+        retry=_read_record(retry, gateway["retry"]),
+        limits=_read_limits(timeout_s, gateway["limits"]),
+        router=Router(models, rerank_by_embedding=by_embedding).read(
+            router["model_group_alias"],
+            router["fallbacks"].otherwise(shared["fallbacks"]),
+            gateway["default_models"],
+        ),
+        rerank_by_embedding=by_embedding,
+    )
+
+
+def _read_limits(timeout_s: float | None, value: Value) -> LimitsSettings:
+    default = LimitsSettings()
+    if timeout_s is not None:
+        default = replace(default, timeout_s=timeout_s, timeout_s_max=max(timeout_s, default.timeout_s_max))
+    limits = _read_record(default, value)
+    if limits.timeout_s > limits.timeout_s_max:
+        value["timeout_s_max"].problem(
+            f"expected at least timeout_s, {limits.timeout_s:g}, got {limits.timeout_s_max:g}"
+        )
+    return limits
+
+
+_Record = TypeVar("_Record", bound="DataclassInstance")
+
+
+def _read_record(default: _Record, value: Value) -> _Record:
+    """`default` with what `value` has under the names of its fields."""
+    names = {name_in_file(item.name): item for item in fields(default)}
+    value.only(names)
+    found: dict[str, Any] = {}
+    for key, item in names.items():
+        if value[key].raw == "auto" and item.default is None:
+            continue
+        number = value[key].number(whole=item.type is not float, zero=item.name in _MAY_BE_ZERO)
+        if number is not None:
+            found[item.name] = number / 1000 if key == "max_wait_ms" else number
+    return replace(default, **found)
+
+
+def name_in_file(name: str) -> str:
+    """A field's own, but for the one time so short that it is given in milliseconds."""
+    return "max_wait_ms" if name == "wait_s_max" else name
