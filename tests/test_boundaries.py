@@ -1,4 +1,4 @@
-"""The rules between the parts: who imports whom, what is loaded, and that every error is known at the edge."""
+"""The rules between the parts: who imports whom, what is loaded, and that the edge knows every error."""
 
 import subprocess
 import sys

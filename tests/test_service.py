@@ -1,7 +1,6 @@
 """One call from start to end, with servers in memory and fake time."""
 
 import asyncio
-import gc
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -665,21 +664,6 @@ async def test_a_server_that_tells_a_model_twice_harms_nobody() -> None:
 
     async with serving(upstream, settings=learning("a")) as gateway:
         assert [stats.model for stats in gateway.stats()] == ["m", "n"]
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="Gateway.__aenter__: one task for each mention; the second dies of Balancer.add's assert",
-)
-@fake_time
-async def test_a_server_that_is_named_twice_is_one_server() -> None:
-    """`INFINITY_API_BASE=http://a,http://a/` is easily written."""
-    upstream = RecordingUpstream(served={"a": ["m"]})
-
-    async with serving(upstream, settings=learning("a", "a")) as gateway:
-        assert [[each.name for each in stats.deployments] for stats in gateway.stats()] == [["a"]]
-        gc.collect()
-        await idle()
 
 
 @pytest.mark.xfail(
