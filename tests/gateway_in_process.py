@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -41,10 +42,14 @@ class GatewayInProcess:
     async def __aenter__(self) -> Self:
         before = {number: signal.getsignal(number) for number in _HANDLED}
         self._serving = asyncio.create_task(serve(self.runtime, self._listener, self._told_to_stop()))
-        async with asyncio.timeout(_START_S_MAX):
-            await self.wait_up(self._wanted)
-            async with aiohttp.ClientSession() as session, session.get(f"{self.url}/health/liveness"):
-                pass
+        try:
+            async with asyncio.timeout(_START_S_MAX):
+                await self.wait_up(self._wanted)
+                async with aiohttp.ClientSession() as session, session.get(f"{self.url}/health/liveness"):
+                    pass
+        except BaseException:
+            await self._stop()
+            raise
         # The server handles signals from here on. In a test they are pytest's.
         for number, handler in before.items():
             asyncio.get_running_loop().remove_signal_handler(number)
@@ -54,13 +59,14 @@ class GatewayInProcess:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
         assert self._serving
         self._ending.set()
         async with asyncio.timeout(_STOP_S_MAX):
-            try:
+            with suppress(Stopped):
                 await self._serving
-            except Stopped:
-                pass
 
     async def wait_up(self, deployments: int) -> None:
         """Until so many deployments are up, and no more."""

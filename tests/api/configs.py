@@ -21,6 +21,7 @@ _PATIENT = HealthSettings(probe_interval_s=0.02, silent_s_max=600, probe_timeout
 
 
 def deployment(fake: FakeInfinity, model: str, **options: Any) -> DeploymentSettings:
+    assert fake.port, "a stand-in has its address once it has been started"
     return DeploymentSettings(fake.url.removeprefix("http://"), fake.url, model, **options)
 
 

@@ -9,6 +9,7 @@ import pytest_asyncio
 from gateway.core.settings import AdmissionSettings, BatchingSettings
 from tests.api.caller import Caller, Reply
 from tests.api.configs import SHARED, config, pool, pools_of
+from tests.api.media import orange
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity, classes_of, score_of, vector_of
 from tests.gateway_in_process import GatewayInProcess
@@ -16,10 +17,7 @@ from tests.gateway_in_process import GatewayInProcess
 pytestmark = SHARED
 
 ONE_AT_A_TIME = BatchingSettings(in_flight_max=1)
-PIXELS = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAEElEQVR4nGP4z8AARwzEcQCukw/x0F8j"
-    "ngAAAABJRU5ErkJggg=="
-)
+PIXELS = orange(4)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -208,16 +206,30 @@ async def test_a_large_call_is_divided_over_all_servers() -> None:
     assert len(one.batches) == len(two.batches) == 8
 
 
+async def test_a_call_is_divided_evenly_among_idle_servers() -> None:
+    """32 texts for four of them are four batches of eight, and not ever smaller ones."""
+    async with FakeInfinity() as a, FakeInfinity() as b, FakeInfinity() as c, FakeInfinity() as d:
+        fakes = (a, b, c, d)
+        async with GatewayInProcess(config(pool("bert", *fakes))) as gateway, Caller(gateway.url) as caller:
+            for fake in fakes:
+                fake.requests.clear()
+            reply = await caller.embed([f"text {i}" for i in range(32)])
+
+    assert reply.status == 200
+    assert [[len(batch) for batch in fake.batches] for fake in fakes] == [[8]] * 4
+
+
 # Bounds on what waits
 
 
 async def test_more_than_may_wait_is_told_to_come_again() -> None:
     """429 and when, at once; what waits is answered all the same."""
-    fake, gate = FakeInfinity(), asyncio.Event()
-    settings = config(
-        pool("bert", fake), batching=ONE_AT_A_TIME, admission=AdmissionSettings(queued_items_max=4)
-    )
-    async with fake, GatewayInProcess(settings) as gateway, Caller(gateway.url) as caller:
+    gate, four = asyncio.Event(), AdmissionSettings(queued_items_max=4)
+    async with (
+        FakeInfinity() as fake,
+        GatewayInProcess(config(pool("bert", fake), admission=four)) as gateway,
+        Caller(gateway.url) as caller,
+    ):
         fake.requests.clear()
         fake.faults.append(Fault(delay=gate))
         async with asyncio.TaskGroup() as calls:

@@ -162,10 +162,9 @@ async def test_nobody_is_charged_for_what_was_not_answered(
     await fake.received(1)
 
     await hang_up(leaving)
+    await until(caller, "requests_total", before.total("requests_total", status=499) + 1, status=499)
     gate.set()
-    after = await until(
-        caller, "requests_total", before.total("requests_total", status=499) + 1, status=499
-    )
+    after = await until(caller, "deployment_in_flight_items", 0)
 
     assert after.value("requests_total", **GONE) - before.value("requests_total", **GONE) == 1
     for name in ("items_total", "tokens_total"):

@@ -7,6 +7,7 @@ import pytest
 from gateway.messages import Modality
 from gateway.pool import Encoding
 from gateway.upstream.infinity import InfinityUpstream
+from tests.api.media import orange
 from tests.fakes.faults import Fault, backwards
 from tests.fakes.infinity import FakeInfinity, FakeModel, classes_of, logit_of, score_of, vector_of
 from tests.upstream.requests import (
@@ -17,10 +18,6 @@ from tests.upstream.requests import (
     media,
     texts,
     to_classify,
-)
-
-PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAEElEQVR4nGP4z8AARwzEcQCukw/x0F8jngAAAABJRU5ErkJggg=="
 )
 
 
@@ -136,7 +133,7 @@ async def test_media_name_their_modality(
     upstream: InfinityUpstream, fake_infinity: FakeInfinity
 ) -> None:
     """An image goes to the route of texts, with the word that says what it is."""
-    await upstream.send(deployment(fake_infinity, "clip"), media(Modality.IMAGE, PIXEL), TIMEOUT_S)
+    await upstream.send(deployment(fake_infinity, "clip"), media(Modality.IMAGE, orange(4)), TIMEOUT_S)
 
     assert fake_infinity.requests[0].path == "/embeddings"
     assert fake_infinity.requests[0].body["modality"] == "image"

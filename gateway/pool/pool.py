@@ -9,11 +9,8 @@ deployment changes.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple
 
 from gateway.core.admission import Admission
 from gateway.core.balancer import Balancer, Deployment, Outcome, Permit
@@ -26,7 +23,7 @@ from gateway.core.events import (
     Observer,
 )
 from gateway.core.health import Health
-from gateway.core.lanes import Batch, BatchKey, Lanes, Ticket, Value
+from gateway.core.lanes import Batch, BatchKey, Lanes, Ticket
 from gateway.core.retry import Failure, RetryBudget
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
 from gateway.core.usage import share_out
@@ -40,64 +37,11 @@ from gateway.errors import (
     Overloaded,
     ServerFailed,
 )
-from gateway.messages import Task
-
-_ITEMS_MAX = 32
-"""Infinity's default batch size, for a server that does not tell its own."""
+from gateway.pool.member import Member
+from gateway.pool.port import ITEMS_MAX, Answer, Request, SendError, Upstream
 
 _SLOW_S = 1.0
 """Callers in a hurry say nothing about a server: one that ran out of less time than this is not blamed."""
-
-
-class Encoding(StrEnum):
-    """How vectors are asked for. Base64 is a third of the size and needs no parsing."""
-
-    BASE64 = "base64"
-    FLOAT = "float"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerFacts:
-    """What a server has told of one of its models."""
-
-    capabilities: frozenset[str]
-    batch_size: int = _ITEMS_MAX
-    encoding: Encoding = Encoding.BASE64
-
-
-class Request(NamedTuple):
-    """One batch as it goes to a server."""
-
-    key: BatchKey
-    items: list[str]
-    encoding: Encoding
-
-
-class Answer(NamedTuple):
-    """One value for each item, in order, and what the server counted for all of them."""
-
-    values: list[Value]
-    tokens: int
-
-
-class SendError(Exception):
-    """A batch or a probe failed. `str(error)` may be logged; only for `REJECTED` is it shown to callers."""
-
-    def __init__(self, failure: Failure, message: str, *, reason: str = "") -> None:
-        super().__init__(message)
-        self.failure = failure
-        self.reason = reason or failure.value
-        """One word of a small set, for metrics."""
-
-
-class Upstream(Protocol):
-    """The servers, as the pool needs them. Every failure leaves as a SendError."""
-
-    async def inspect(self, deployment: DeploymentSettings, timeout_s: float) -> ServerFacts:
-        """Ask a server that is to join what it serves, and see it answer a real call."""
-        ...
-
-    async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer: ...
 
 
 class DeploymentStats(NamedTuple):
@@ -114,20 +58,6 @@ class PoolStats(NamedTuple):
     in_flight_calls: int
     queued_items: Mapping[str, int]
     deployments: list[DeploymentStats]
-
-
-class _Member:
-    """A deployment of this pool with what only the driver needs."""
-
-    __slots__ = ("facts", "nudge", "settings", "state", "watch")
-
-    def __init__(self, settings: DeploymentSettings, state: Deployment) -> None:
-        self.settings = settings
-        self.state = state
-        self.facts: ServerFacts | None = None
-        self.nudge = asyncio.Event()
-        """Set when its health has changed, since the next probe is then due at another time."""
-        self.watch: asyncio.Task[None] | None = None
 
 
 class Pool:
@@ -148,11 +78,12 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._balancer = Balancer(rng)
         self._lanes = Lanes(
-            items_max=engine.batching.items_max or _ITEMS_MAX, wait_s_max=engine.batching.wait_s_max
+            items_max=engine.batching.items_max or ITEMS_MAX, wait_s_max=engine.batching.wait_s_max
         )
         self._admission = Admission(engine.admission)
         self._budget = RetryBudget(engine.retry)
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, Member] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
         self._tickets: set[Ticket] = set()
         self._again: deque[Batch] = deque()
         """Batches that failed and wait for another deployment. They go before what is new."""
@@ -194,15 +125,15 @@ class Pool:
             settings.name, health, in_flight_max=self._engine.batching.in_flight_max, weight=settings.weight
         )
         self._balancer.add(state)
-        member = self._members[settings.name] = _Member(settings, state)
-        member.watch = self._own(self._watch(member))
+        member = self._members[settings.name] = Member(settings, state)
+        watch = member.watch(self._upstream, self._engine.health, self._on_probed)
+        self._watches[settings.name] = self._own(watch)
 
     def remove(self, name: str) -> None:
         """A deployment goes: it gets no more work; what is under way there ends."""
-        member = self._members.pop(name)
+        del self._members[name]
         self._balancer.remove(name)
-        if member.watch:
-            member.watch.cancel()
+        self._watches.pop(name).cancel()
         self._observe(DeploymentGone(self.settings.name, name))
         self._after_loss()
 
@@ -310,7 +241,7 @@ class Pool:
         if ripe_at is not None:
             self._ripening = self._loop.call_at(ripe_at, self._schedule)
 
-    async def _deliver(self, batch: Batch, permit: Permit, member: _Member) -> None:
+    async def _deliver(self, batch: Batch, permit: Permit, member: Member) -> None:
         """Send one batch and give each call its part of the answer. Every path finishes the permit."""
         assert member.facts is not None
         started = self._loop.time()
@@ -341,7 +272,7 @@ class Pool:
             entry.ticket.upstream_s = upstream_s
             entry.ticket.put(entry.position, value, charged)
 
-    def _failed(self, batch: Batch, member: _Member, error: SendError, timeout_s: float) -> None:
+    def _failed(self, batch: Batch, member: Member, error: SendError, timeout_s: float) -> None:
         """Decide what becomes of a batch that failed: divided, tried elsewhere, or given up."""
         now = self._loop.time()
         failure = error.failure
@@ -379,7 +310,7 @@ class Pool:
             case _:
                 return ServerFailed("the server failed on this call")
 
-    def _report(self, batch: Batch, member: _Member, error: SendError | None, took_s: float) -> None:
+    def _report(self, batch: Batch, member: Member, error: SendError | None, took_s: float) -> None:
         model, name = self.settings.name, member.settings.name
         lengths = [len(entry.text) for entry in batch.entries]
         padded = len(lengths) * max(lengths)
@@ -406,46 +337,21 @@ class Pool:
 
     # Health
 
-    async def _watch(self, member: _Member) -> None:
-        """Ask the deployment whenever it is not up, or has been silent for long."""
-        health = member.state.health
-        while True:
-            due = health.probe_at()
-            if due <= self._loop.time():
-                await self._probe(member)
-                continue
-            member.nudge.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
-                    await member.nudge.wait()
-
-    async def _probe(self, member: _Member) -> None:
-        health = member.state.health
-        timeout_s = self._engine.health.probe_timeout_s
-        try:
-            if health.is_up and member.facts:
-                await self._upstream.send(member.settings, _canary(member.facts), timeout_s)
-            else:
-                member.facts = await self._upstream.inspect(member.settings, timeout_s)
-                self._learn()
-        except SendError as error:
-            refused = error.failure is Failure.REFUSED
-            news = health.on_failure(self._loop.time(), str(error), refused=refused)
-        else:
-            news = health.on_probe_answer(self._loop.time())
+    def _on_probed(self, member: Member, news: bool) -> None:
+        self._learn()
         self._on_health(member, news)
 
     def _learn(self) -> None:
         """A batch must fit every server, since it is cut before its server is chosen."""
         sizes = [member.facts.batch_size for member in self._members.values() if member.facts]
-        self._lanes.items_max = self._engine.batching.items_max or min(sizes)
+        self._lanes.items_max = self._engine.batching.items_max or min(sizes, default=ITEMS_MAX)
 
-    def _on_health(self, member: _Member, news: bool) -> None:
+    def _on_health(self, member: Member, news: bool) -> None:
         if not news:
             return
         health = member.state.health
         self._observe(DeploymentChanged(self.settings.name, member.settings.name, health.is_up, health.why))
-        member.nudge.set()
+        member.nudge()
         if health.is_up:
             self._schedule()
         else:
@@ -484,11 +390,3 @@ class Pool:
 def _fail(batch: Batch, error: GatewayError) -> None:
     for entry in batch.entries:
         entry.ticket.fail(error)
-
-
-def _canary(facts: ServerFacts) -> Request:
-    """A real call of one item: a server's own health route answers even when its model is dead."""
-    tasks: Iterable[Task] = (task for task in Task if task.value in facts.capabilities)
-    task = next(iter(tasks), Task.EMBED)
-    query = "ping" if task is Task.RERANK else None
-    return Request(BatchKey(task, query=query), ["ping"], facts.encoding)

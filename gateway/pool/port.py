@@ -1,0 +1,63 @@
+"""The servers, as a pool needs them: what it sends, what comes back, and how that fails."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from gateway.core.lanes import BatchKey, Value
+from gateway.core.retry import Failure
+from gateway.core.settings import DeploymentSettings
+
+ITEMS_MAX = 32
+"""Infinity's default batch size, for a server that does not tell its own."""
+
+
+class Encoding(StrEnum):
+    """How vectors are asked for. Base64 is a third of the size and needs no parsing."""
+
+    BASE64 = "base64"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server has told of one of its models."""
+
+    capabilities: frozenset[str]
+    batch_size: int = ITEMS_MAX
+    encoding: Encoding = Encoding.BASE64
+
+
+class Request(NamedTuple):
+    """One batch as it goes to a server."""
+
+    key: BatchKey
+    items: list[str]
+    encoding: Encoding
+
+
+class Answer(NamedTuple):
+    """One value for each item, in order, and what the server counted for all of them."""
+
+    values: list[Value]
+    tokens: int
+
+
+class SendError(Exception):
+    """A batch or a probe failed. `str(error)` may be logged; only for `REJECTED` is it shown to callers."""
+
+    def __init__(self, failure: Failure, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.reason = reason or failure.value
+        """One word of a small set, for metrics."""
+
+
+class Upstream(Protocol):
+    """The servers, as the pool needs them. Every failure leaves as a SendError."""
+
+    async def inspect(self, deployment: DeploymentSettings, timeout_s: float) -> ServerFacts:
+        """Ask a server that is to join what it serves, and see it answer a real call."""
+        ...
+
+    async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer: ...
