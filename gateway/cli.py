@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway import __version__
-from gateway.api.server import StartError, listen, serve
+from gateway.api.server import listen, serve
 from gateway.bootstrap import EventLoop, Runtime
 from gateway.config import Config, callers_key, describe, from_environment, load
 from gateway.core.settings import DeploymentSettings, DrainSettings, EngineSettings
-from gateway.embedded import EmbeddedError, LocalServers, Supervisor, find
-from gateway.errors import ConfigError, GatewayError
+from gateway.embedded import LocalServers, Supervisor, find
+from gateway.errors import ConfigError, StartError
 from gateway.pool import SendError
 from gateway.upstream.infinity import InfinityUpstream
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return 1
-    except (EmbeddedError, StartError) as error:
+    except StartError as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -120,7 +120,7 @@ async def _serving(config: Config, local: LocalServers | None, host: str, port: 
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     async with AsyncExitStack() as stack:
-        failed: Coroutine[None, None, GatewayError] | None = None
+        failed: Coroutine[None, None, StartError] | None = None
         if local is not None:
             _log.info("no servers are named: starting %d local Infinity servers", local.count)
             supervisor = await stack.enter_async_context(Supervisor(local, report=_log.info))

@@ -16,8 +16,10 @@
         ├── ServerFailed
         └── BadAnswer
 
-`ConfigError` is apart: it ends the start and never meets a caller. Which HTTP status each becomes is
-decided in `gateway.api.errors` alone.
+    StartError                     the operator: the gateway cannot start, or not go on
+    └── ConfigError
+
+Which HTTP status each GatewayError becomes is decided in `gateway.api.errors` alone.
 """
 
 from collections.abc import Sequence
@@ -91,7 +93,11 @@ class BadAnswer(UpstreamError):
     """The servers tried answered something that cannot be an answer to this call."""
 
 
-class ConfigError(GatewayError):
+class StartError(Exception):
+    """Ends the process, in words that name the remedy. No caller ever meets it."""
+
+
+class ConfigError(StartError):
     """The configuration cannot be used; each problem is one line that begins with its path in the file."""
 
     def __init__(self, problems: Sequence[str]) -> None:

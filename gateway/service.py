@@ -15,7 +15,15 @@ from gateway.core.events import CallServed, DeploymentChanged, Event, FellBack, 
 from gateway.core.lanes import BatchKey, Ticket
 from gateway.core.router import UNNAMED, Router, capability
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
-from gateway.errors import DeadlineExceeded, Draining, GatewayError, TemporaryError, UpstreamError
+from gateway.errors import (
+    DeadlineExceeded,
+    Draining,
+    GatewayError,
+    NoDeployment,
+    TemporaryError,
+    UnknownModel,
+    UpstreamError,
+)
 from gateway.messages import (
     Call,
     ClassifyCall,
@@ -62,6 +70,8 @@ class Gateway:
         self._learning: list[asyncio.Task[None]] = []
         self._alone = count(1)
         self._answered = asyncio.Event()
+        self._untold = len(settings.servers)
+        """Servers that have not told their models yet."""
 
     async def __aenter__(self) -> Self:
         for settings in self.settings.pools:
@@ -105,11 +115,11 @@ class Gateway:
     # The three tasks
 
     async def embed(self, call: EmbeddingCall) -> EmbeddingResult:
-        async def answer(pool: Pool, model: str) -> EmbeddingResult:
+        async def answer(pool: Pool, model: str, deadline: float) -> EmbeddingResult:
             items = _with_prefix(call.inputs, pool.settings.prefixes.get(call.role or ""))
             alone = 0 if call.modality is Modality.TEXT else next(self._alone)
             key = BatchKey(Task.EMBED, _params(pool, call), None, call.modality, alone)
-            ticket = await self._ask(pool, key, items, call)
+            ticket = await self._ask(pool, key, items, deadline)
             found = cast("list[bytes]", ticket.answers)
             if call.dimensions is not None:
                 found = vectors.cut(found, call.dimensions)
@@ -118,20 +128,20 @@ class Gateway:
         return await self._serve(call, capability(Task.EMBED, call.modality), answer)
 
     async def rerank(self, call: RerankCall) -> RerankResult:
-        async def answer(pool: Pool, model: str) -> RerankResult:
+        async def answer(pool: Pool, model: str, deadline: float) -> RerankResult:
             if self._by_embedding and capability(Task.RERANK) not in pool.capabilities:
-                return await self._rerank_by_embedding(pool, model, call)
+                return await self._rerank_by_embedding(pool, model, call, deadline)
             key = BatchKey(Task.RERANK, _params(pool, call), call.query)
-            ticket = await self._ask(pool, key, list(call.documents), call)
+            ticket = await self._ask(pool, key, list(call.documents), deadline)
             scores = cast("list[float]", ticket.answers)
             return RerankResult(model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket))
 
         return await self._serve(call, capability(Task.RERANK), answer)
 
     async def classify(self, call: ClassifyCall) -> ClassifyResult:
-        async def answer(pool: Pool, model: str) -> ClassifyResult:
+        async def answer(pool: Pool, model: str, deadline: float) -> ClassifyResult:
             key = BatchKey(Task.CLASSIFY, _params(pool, call))
-            ticket = await self._ask(pool, key, list(call.inputs), call)
+            ticket = await self._ask(pool, key, list(call.inputs), deadline)
             labels = cast("list[bytes]", ticket.answers)
             return ClassifyResult(model, labels, ticket.tokens, _timings(ticket))
 
@@ -141,11 +151,13 @@ class Gateway:
     def _by_embedding(self) -> bool:
         return self.settings.rerank_by_embedding
 
-    async def _rerank_by_embedding(self, pool: Pool, model: str, call: RerankCall) -> RerankResult:
+    async def _rerank_by_embedding(
+        self, pool: Pool, model: str, call: RerankCall, deadline: float
+    ) -> RerankResult:
         prefixes = pool.settings.prefixes
         items = _with_prefix([call.query], prefixes.get("query"))
         items += _with_prefix(call.documents, prefixes.get("document"))
-        ticket = await self._ask(pool, BatchKey(Task.EMBED, _params(pool, call)), items, call)
+        ticket = await self._ask(pool, BatchKey(Task.EMBED, _params(pool, call)), items, deadline)
         query, *documents = cast("list[bytes]", ticket.answers)
         scores = vectors.cosine(query, documents)
         return RerankResult(
@@ -153,23 +165,26 @@ class Gateway:
         )
 
     async def _serve(
-        self, call: Call, needed: str, answer: Callable[[Pool, str], Awaitable[_Result]]
+        self, call: Call, needed: str, answer: Callable[[Pool, str, float], Awaitable[_Result]]
     ) -> _Result:
         """The answer of the pool that is meant, or of the first fallback that can give one.
 
         Answers carry the name that the caller used; after a fallback, the name of who answered.
         """
-        able = self._able()
-        if self._by_embedding:
-            able = {name: can | {"rerank"} if "embed" in can else can for name, can in able.items()}
-        meant = self._router.resolve(call.model, needed, able)
+        limits = self.settings.limits
+        timeout_s = min(call.timeout_s or limits.timeout_s, limits.timeout_s_max)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        meant = self._meant(call.model, needed)
         asked = meant if call.model is None or call.model == UNNAMED else call.model
         failed: GatewayError | None = None
         for name in self._router.with_fallbacks(meant):
+            pool = self._pools.get(name)
+            if pool is None:  # a fallback that no server has told of yet
+                continue
             if failed:
                 self._observe(FellBack(meant, name))
             try:
-                return await answer(self._pools[name], asked if name == meant else name)
+                return await answer(pool, asked if name == meant else name, deadline)
             except (TemporaryError, UpstreamError) as error:
                 if isinstance(error, DeadlineExceeded | Draining):
                     raise
@@ -177,10 +192,28 @@ class Gateway:
         assert failed is not None
         raise failed
 
-    async def _ask(self, pool: Pool, key: BatchKey, items: list[str], call: Call) -> Ticket:
-        limits = self.settings.limits
-        timeout_s = min(call.timeout_s or limits.timeout_s, limits.timeout_s_max)
-        ticket = await pool.ask(key, items, asyncio.get_running_loop().time() + timeout_s)
+    def _meant(self, model: str | None, needed: str) -> str:
+        """The pool that is meant by a call's model, or by none."""
+        able = self._able()
+        named = model is not None and model != UNNAMED
+        reranks = capability(Task.RERANK)
+        # Who names no model means a reranker as long as there is one.
+        if self._by_embedding and (named or not any(reranks in can for can in able.values())):
+            able = {name: can | {reranks} if "embed" in can else can for name, can in able.items()}
+        try:
+            return self._router.resolve(model, needed, able)
+        except UnknownModel as error:
+            if not self._untold:
+                raise
+            # It may be one of theirs. Callers give up on 404, and try again on 503.
+            raise NoDeployment(f"{error}, and not every server has told its models yet") from None
+
+    def label(self, model: str | None) -> str:
+        """The model's name for a metric: what callers may use, else nothing."""
+        return model if model in self._router.names(self._pools) else ""
+
+    async def _ask(self, pool: Pool, key: BatchKey, items: list[str], deadline: float) -> Ticket:
+        ticket = await pool.ask(key, items, deadline)
         self._observe(
             CallServed(
                 pool.settings.name, ticket.call_class, len(items), ticket.tokens, ticket.left - ticket.arrived
@@ -210,10 +243,15 @@ class Gateway:
                 if str(error) != why:
                     why = str(error)
                     self._observe(DeploymentChanged("", server.name, up=False, why=why))
-                await asyncio.sleep(health.probe_interval_s)
-        for name in names:
+            except Exception as error:  # A bug, which must not lose the server.
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"asking {server.name} for its models failed", "exception": error}
+                )
+            await asyncio.sleep(health.probe_interval_s)
+        for name in dict.fromkeys(names):
             pool = self._pools.get(name) or self._open(PoolSettings(name, ()))
             pool.add(_serving(server, name))
+        self._untold -= 1
 
 
 def _serving(server: DeploymentSettings, model: str) -> DeploymentSettings:

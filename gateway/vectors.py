@@ -77,8 +77,13 @@ def _quoted(raw: bytes) -> bytes:
 
 
 def cosine(query: bytes, documents: Sequence[bytes]) -> list[float]:
-    """The cosine similarity of the query's vector and each document's, from -1 to 1."""
+    """The cosine similarity of the query's vector and each document's, from -1 to 1.
+
+    Raises BadRequest for vectors that are several for one input.
+    """
     first = floats(query).astype(np.float64)
+    if first.ndim != 1:
+        raise BadRequest("this model gives several vectors for one input, which have no one similarity")
     rows = np.stack([floats(document) for document in documents]).astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(first)
     scores = np.divide(rows @ first, lengths, out=np.zeros(len(documents)), where=lengths > 0)

@@ -11,7 +11,7 @@ import aiohttp
 from gateway.api.server import listen, serve
 from gateway.bootstrap import Runtime
 from gateway.config import Config
-from gateway.errors import GatewayError
+from gateway.errors import StartError
 
 _START_S_MAX = 20.0
 _STOP_S_MAX = 20.0
@@ -19,7 +19,7 @@ _POLL_S = 0.002
 _HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(GatewayError):
+class Stopped(StartError):
     """What ends `serve` here, where a signal would end a process."""
 
 
@@ -81,6 +81,6 @@ class GatewayInProcess:
         pools = self.runtime.gateway.stats()
         return sum(deployment.state == "up" for pool in pools for deployment in pool.deployments)
 
-    async def _told_to_stop(self) -> GatewayError:
+    async def _told_to_stop(self) -> StartError:
         await self._ending.wait()
         return Stopped()

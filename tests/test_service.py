@@ -306,7 +306,6 @@ async def test_a_call_on_the_fallback_has_the_parameters_and_the_prefixes_of_the
     assert [(r.items, r.key.params) for r in upstream.requests] == [(["second: x"], b'{"p":2}')]
 
 
-@pytest.mark.xfail(strict=True, reason="Gateway._ask: the deadline is made anew for each pool that is tried")
 @fake_time
 async def test_the_time_of_a_call_covers_its_fallbacks() -> None:
     """The caller asked for an answer within ten seconds, and not for ten from each."""
@@ -321,9 +320,6 @@ async def test_the_time_of_a_call_covers_its_fallbacks() -> None:
         assert now() == 10
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Gateway._serve: KeyError for a fallback whose pool does not exist yet"
-)
 @fake_time
 async def test_a_fallback_that_no_server_has_told_of_yet_is_passed_over() -> None:
     """Its server may not be up; the first error says enough."""
@@ -501,10 +497,6 @@ async def test_a_reranker_ranks_by_itself_even_when_embeddings_could() -> None:
     assert result.warnings == ()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Gateway._serve: every embedder counts as a reranker, so an unnamed model is ambiguous",
-)
 @fake_time
 async def test_a_rerank_without_a_model_means_the_reranker_and_not_the_embedder() -> None:
     """One embedder and one reranker need no names, with ranking by embedding allowed or not."""
@@ -654,9 +646,6 @@ async def test_a_learned_server_joins_the_configured_pool_of_that_name() -> None
         assert [[each.name for each in stats.deployments] for stats in gateway.stats()] == [["a", "b"]]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Gateway._learn: Balancer.add asserts that names are new, which ends the task unseen"
-)
 @fake_time
 async def test_a_server_that_tells_a_model_twice_harms_nobody() -> None:
     """It is one model, and the models that come after it are learned too."""
@@ -666,9 +655,6 @@ async def test_a_server_that_tells_a_model_twice_harms_nobody() -> None:
         assert [stats.model for stats in gateway.stats()] == ["m", "n"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Router.resolve: UnknownModel (404) as soon as any other server has told its models"
-)
 @fake_time
 async def test_a_model_is_not_unknown_while_a_server_has_not_told_its_models() -> None:
     """It may be that server's: a client gives up on 404 and tries again on 503."""
@@ -691,9 +677,6 @@ class BrokenUpstream(RecordingUpstream):
         return await super().models(server, timeout_s)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Gateway._learn ends with the first error that is no SendError, unseen"
-)
 @fake_time
 async def test_a_bug_while_a_server_is_asked_for_its_models_does_not_lose_the_server() -> None:
     """Else it is missing until the gateway is started anew, and nothing says why."""

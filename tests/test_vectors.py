@@ -13,7 +13,7 @@ from gateway.vectors import as_base64, as_floats, cosine, cut, floats, is_base64
 
 float32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
 vectors = st.lists(float32s, min_size=1, max_size=20)
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=200)
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
 
 
 def fragment(numbers: Sequence[float]) -> bytes:
@@ -155,9 +155,6 @@ def test_extreme_lengths_do_not_overflow() -> None:
     assert cosine(fragment([3e38, 0]), [fragment([3e38, 0]), fragment([1e-30, 0])]) == pytest.approx([1, 1])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cosine: several vectors for one input end in a ValueError of numpy, a 500"
-)
 def test_several_vectors_for_one_input_have_no_cosine() -> None:
     """The caller is told so, as for `dimensions`."""
     several = b"[[1.0,2.0],[3.0,4.0]]"

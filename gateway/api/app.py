@@ -67,7 +67,7 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
         async with runtime:
             yield
 
-    return Starlette(
+    app = Starlette(
         routes=[
             call("/v1/embeddings", embeddings),
             call("/embeddings", embeddings),
@@ -87,6 +87,8 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
         exception_handlers={GatewayError: _gateway_error, HTTPException: _http_error, 500: _internal_error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would name this host, which callers may not reach
+    return app
 
 
 def _status(runtime: Runtime) -> list[dict[str, Any]]:

@@ -71,11 +71,12 @@ class Rerank:
         if "documents" not in fields:
             raise BadRequest("documents is missing", param="documents")
         documents = _plain(fields["documents"])
+        top_n, top_k = count_of(fields, "top_n"), count_of(fields, "top_k")
         call = RerankCall(
             text_of(fields, "query", limits),
             texts_of(documents, "documents", limits),
             model_of(fields),
-            count_of(fields, "top_n") or count_of(fields, "top_k"),
+            top_n or top_k,
             params_of(fields, _KNOWN),
         )
         if not flag_of(fields, "return_documents"):

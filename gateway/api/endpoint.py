@@ -66,6 +66,7 @@ class CallEndpoint:
         request_id = request_id_of(headers)
         status, body, extra = 200, b"", []
         items, model, timings = 0, "", Timings()
+        exchange: Exchange | None = None
         watch = _Watch(receive)
         try:
             self._keys.check(headers)
@@ -78,6 +79,7 @@ class CallEndpoint:
             body, model, timings = reply
         except GatewayError as error:
             status, body, extra = status_of(error), body_of(error), headers_of(error)
+            model = self._gateway.label(exchange.call.model) if exchange else ""
             if isinstance(error, TemporaryError | Unauthorized):
                 self._observe(CallRejected(_reason(error)))
             if isinstance(error, TooLarge):
@@ -162,24 +164,24 @@ class _Watch:
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
     """The body, refused before it is read whole when it is larger than `most` bytes."""
-    if headers.get(b"content-encoding", b"identity") != b"identity":
+    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
         raise BadRequest("send the body as it is: compressed bodies are not taken")
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > most:
         raise TooLarge(f"the body has {int(length)} bytes; at most {most} are taken")
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body"):
-        return body
-    chunks = bytearray(body)
-    while message["type"] == "http.request" and message.get("more_body"):
+    chunks: list[bytes] = []
+    size = 0
+    while True:
         message = await receive()
-        chunks += message.get("body", b"")
-        if len(chunks) > most:
+        if message["type"] != "http.request":
+            raise CallerGone
+        body: bytes = message.get("body", b"")
+        size += len(body)
+        if size > most:
             raise TooLarge(f"the body has more than the {most} bytes that are taken")
-    if message["type"] != "http.request":
-        raise CallerGone
-    return bytes(chunks)
+        chunks.append(body)
+        if not message.get("more_body"):
+            return body if len(chunks) == 1 else b"".join(chunks)
 
 
 def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
@@ -191,16 +193,16 @@ def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def _timeout_of(headers: Mapping[bytes, bytes]) -> float | None:
-    given = headers.get(b"x-request-timeout") or headers.get(b"x-litellm-timeout")
-    if given is None:
-        return None
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise BadRequest("x-request-timeout must be a number of seconds above 0")
-    return seconds
+    for name in (b"x-request-timeout", b"x-litellm-timeout"):
+        if given := headers.get(name):
+            try:
+                seconds = float(given)
+            except ValueError:
+                seconds = 0.0
+            if not 0 < seconds < float("inf"):
+                raise BadRequest(f"{name.decode()} must be a number of seconds above 0")
+            return seconds
+    return None
 
 
 def _reason(error: GatewayError) -> str:

@@ -69,15 +69,13 @@ class Embeddings:
             raise BadRequest(
                 "output_dtype must be float; other types are a property of the server", param="output_dtype"
             )
-        # Infinity's clients send 0 for "all of them".
-        dimensions = fields.get("dimensions") or fields.get("output_dimension") or None
         role = fields.get("input_type") or fields.get("task")
         modality = _modality(fields)
         call = EmbeddingCall(
             self._inputs(fields, modality),
             model_of(fields),
             modality,
-            count_of({"dimensions": dimensions}, "dimensions"),
+            _dimensions(fields),
             _ROLES.get(role) if isinstance(role, str) else None,
             params_of(fields, _KNOWN),
         )
@@ -117,6 +115,14 @@ class Embeddings:
 def _are_tokens(value: list[Any]) -> bool:
     first = value[0]
     return type(first) is int or (type(first) is list and all(type(token) is int for token in first))
+
+
+def _dimensions(fields: dict[str, Any]) -> int | None:
+    for name in ("dimensions", "output_dimension"):
+        # Infinity's clients send 0 for "all of them".
+        if fields.get(name) is not None and not (type(fields[name]) is int and fields[name] == 0):
+            return count_of(fields, name)
+    return None
 
 
 def _modality(fields: dict[str, Any]) -> Modality:

@@ -11,12 +11,15 @@ from gateway.messages import Scalar
 
 _PARAMS_MAX = 16
 _PARAM_CHARS_MAX = 256
+_NAME_CHARS_MAX = 256
 
 # Unicode's White_Space, which Infinity strips and counts without. Python's own strip takes \x1c-\x1f too.
 _WHITE_SPACE = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
+
+_PYTHONS = {"True": "true", "False": "false", "None": "null"}
 
 _REFUSED = frozenset({
     "api_base", "api_bases", "base_url", "api_key", "api_version", "organization", "user_config",
@@ -39,26 +42,40 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def _explain(body: bytes, error: orjson.JSONDecodeError) -> str:
     if not body.strip():
         return "the body is empty; a JSON object was expected"
-    text = body.decode(errors="replace")
-    # orjson counts in characters of the text and puts some faults a little behind the place.
-    rest = text[error.pos :].lstrip()
-    before = text[: error.pos].rstrip().rstrip("]}").rstrip()
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as fault:
+        before = body[: fault.start].decode()
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return f"the body is not JSON: not UTF-8 at line {line}, column {column}; send the text as UTF-8"
     where = f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-    for wrong, right in (("True", "true"), ("False", "false"), ("None", "null")):
-        if rest.startswith(wrong) or before.endswith(wrong):
-            return f"{where}; JSON writes {right}, not Python's {wrong}"
-    if rest.startswith(("#", "//")):
-        return f"{where}; JSON has no comments"
+    mend = _mend(text[: error.pos].rstrip(), text[error.pos :].lstrip(), error.msg)
+    return f"{where}; {mend}" if mend else where
+
+
+def _mend(before: str, rest: str, fault: str) -> str:
+    """What must change, for the slips that people make; empty when nobody can tell."""
+    for wrong, right in _PYTHONS.items():
+        if rest.startswith(wrong):
+            return f"JSON writes {right}, not Python's {wrong}"
+    if rest.startswith(("NaN", "Infinity", "-Infinity")):
+        return "JSON has no NaN and no Infinity"
+    if rest.startswith(("#", "//", "/*")):
+        return "JSON has no comments"
     if rest.startswith("'"):
-        return f"{where}; JSON strings stand in double quotes"
-    if rest[:1] in ("}", "]") or before.endswith(","):
-        return f"{where}; a comma after the last element must go"
-    return where
+        return "JSON strings stand in double quotes"
+    if "trailing comma" in fault or (before.endswith(",") and rest[:1] in ("]", "}")):
+        return "the comma after the last element must go"
+    return ""
 
 
 def model_of(fields: Mapping[str, Any]) -> str | None:
     model = fields.get("model")
     if model is None or type(model) is str:
+        if model and len(model) > _NAME_CHARS_MAX:
+            raise BadRequest(
+                f"model is a name of {len(model)} characters; none here is so long", param="model"
+            )
         return model or None
     raise BadRequest(f"model must be a string, not {_kind(model)}", param="model")
 
@@ -131,6 +148,10 @@ def params_of(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Sca
     for name, value in fields.items():
         if name in known or value is None:
             continue
+        if len(name) > _NAME_CHARS_MAX:
+            raise BadRequest(
+                f"a field's name has {len(name)} characters; at most {_NAME_CHARS_MAX} are taken"
+            )
         if name in _REFUSED:
             raise BadRequest(
                 f"{name} is decided by the gateway's configuration and not by a call", param=name

@@ -21,17 +21,13 @@ from gateway.api.app import create_app
 from gateway.api.drain import Drain
 from gateway.bootstrap import Runtime
 from gateway.core.settings import DrainSettings
-from gateway.errors import GatewayError
+from gateway.errors import StartError
 
 _log = logging.getLogger("gateway")
 
 _KEEP_ALIVE_S = (
     75  # longer than nginx keeps a connection (60), so that it is never we who close it under a call
 )
-
-
-class StartError(GatewayError):
-    """The gateway cannot start serving."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -95,7 +91,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    runtime: Runtime, listener: socket.socket, failed: Coroutine[None, None, GatewayError] | None = None
+    runtime: Runtime, listener: socket.socket, failed: Coroutine[None, None, StartError] | None = None
 ) -> None:
     """Serve on `listener` until a signal ends it, or until `failed` returns, whose error is then raised."""
     drain, settings = Drain(), runtime.config.drain

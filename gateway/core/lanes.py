@@ -133,13 +133,16 @@ class Batch:
         self.entries = [entry for entry in self.entries if not entry.ticket.ended]
 
     def halves(self) -> tuple["Batch", "Batch"]:
-        """The batch of several calls cut in two between calls."""
+        """The batch cut in two between calls; of a single call the first half is empty."""
         tickets = self.tickets()
         first = set(tickets[: len(tickets) // 2])
-        return (
+        halves = (
             Batch(self.key, [e for e in self.entries if e.ticket in first], self.avoid),
             Batch(self.key, [e for e in self.entries if e.ticket not in first], self.avoid),
         )
+        for half in halves:
+            half.tries = self.tries
+        return halves
 
 
 class Lane:
@@ -177,6 +180,10 @@ class Lane:
                 taken.append(entry)
         self.live -= len(taken)
         return taken
+
+    def clear(self) -> None:
+        """Hold on to nothing: what is left has ended."""
+        self._entries.clear()
 
     def forget(self, ticket: Ticket) -> None:
         self.live -= ticket.queued
@@ -264,7 +271,9 @@ class Lanes:
         lane, ticket = head
         if not self._wait_s_max or ticket.arrived + self._wait_s_max <= now:
             return lane
-        return next((lane for lane in self._lanes.values() if lane.live >= self.items_max), None)
+        # What is full, or never has company, gains nothing by waiting for it.
+        full = (lane for lane in self._lanes.values() if lane.live >= self.items_max or lane.key.alone)
+        return next(full, None)
 
     def _oldest(self) -> tuple[Lane, Ticket] | None:
         heads = self._heads
@@ -296,6 +305,7 @@ class Lanes:
 
     def _close(self, lane: Lane) -> None:
         del self._lanes[lane.key]
+        lane.clear()
         if lane.key.params:
             self._param_sets[lane.key.params] -= 1
             if not self._param_sets[lane.key.params]:

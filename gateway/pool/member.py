@@ -55,6 +55,9 @@ class Member:
                 self.facts = await upstream.inspect(self.settings, timeout_s)
         except SendError as error:
             return health.on_failure(loop.time(), str(error), refused=error.failure is Failure.REFUSED)
+        except Exception as error:  # A bug, which must not end the watch: nobody else would take it back.
+            loop.call_exception_handler({"message": "a probe failed", "exception": error})
+            return health.on_failure(loop.time(), "internal error")
         return health.on_probe_answer(loop.time())
 
 

@@ -134,6 +134,7 @@ class Pool:
         del self._members[name]
         self._balancer.remove(name)
         self._watches.pop(name).cancel()
+        self._learn()
         self._observe(DeploymentGone(self.settings.name, name))
         self._after_loss()
 
@@ -205,11 +206,14 @@ class Pool:
     def _dispatch(self) -> None:
         """Send what can be sent: failed batches first, then what waits, while a deployment has room."""
         self._dispatching = None
+        if self._closed:
+            return
         now = self._loop.time()
         self._dispatch_again()
-        while rooms := self._balancer.rooms():
-            # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
-            batch = self._lanes.take(-(-self._lanes.items // rooms), now)
+        # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
+        share = -(-self._lanes.items // max(1, self._balancer.rooms()))
+        while self._balancer.rooms():
+            batch = self._lanes.take(share, now)
             if batch is None:
                 self._wait_until_ripe()
                 return
@@ -228,10 +232,17 @@ class Pool:
             elif self._balancer.up_besides(batch.avoid):
                 self._again.append(batch)
             else:
-                _fail(batch, ServerFailed("every server that was tried failed"))
+                _fail(batch, self._given_up(Failure.SERVER_ERROR))
 
     def _send(self, batch: Batch, permit: Permit) -> None:
-        self._own(self._deliver(batch, permit, self._members[permit.deployment.name]))
+        task = self._own(self._deliver(batch, self._members[permit.deployment.name]))
+
+        def done(_: asyncio.Task[None]) -> None:
+            permit.finish()
+            self._schedule()
+
+        # Not at the end of the coroutine: a task that is cancelled before its first step never gets there.
+        task.add_done_callback(done)
 
     def _wait_until_ripe(self) -> None:
         if self._ripening:
@@ -241,8 +252,8 @@ class Pool:
         if ripe_at is not None:
             self._ripening = self._loop.call_at(ripe_at, self._schedule)
 
-    async def _deliver(self, batch: Batch, permit: Permit, member: Member) -> None:
-        """Send one batch and give each call its part of the answer. Every path finishes the permit."""
+    async def _deliver(self, batch: Batch, member: Member) -> None:
+        """Send one batch and give each call its part of the answer."""
         assert member.facts is not None
         started = self._loop.time()
         self._budget.on_batch(started)
@@ -261,9 +272,6 @@ class Pool:
         except Exception:  # A bug. Whatever it is, nobody may stay waiting.
             _fail(batch, ServerFailed("internal error"))
             raise
-        finally:
-            permit.finish()
-            self._schedule()
 
     def _split(self, batch: Batch, answer: Answer, upstream_s: float) -> None:
         query = len(batch.key.query or "")
@@ -276,13 +284,15 @@ class Pool:
         """Decide what becomes of a batch that failed: divided, tried elsewhere, or given up."""
         now = self._loop.time()
         failure = error.failure
+        callers = len(batch.tickets())
         batch.drop_ended()
         if failure is Failure.REJECTED:
-            if len(batch.tickets()) > 1:
-                # One caller's input is at fault. It must not fail the others, so look for it in halves.
-                self._again.extend(batch.halves())
-            else:
+            if callers == 1:
                 _fail(batch, BadRequest(f"the server refused the input: {error}", param="input"))
+                return
+            # One caller's input is at fault. It must not fail the others, so look for it in halves. (Of two
+            # callers of whom one has left, the other is not to blame until it was alone.)
+            self._again.extend(half for half in batch.halves() if half.entries)
             return
         if failure is not Failure.TIMEOUT or timeout_s >= min(_SLOW_S, member.settings.timeout_s):
             refused = failure is Failure.REFUSED
@@ -312,6 +322,8 @@ class Pool:
 
     def _report(self, batch: Batch, member: Member, error: SendError | None, took_s: float) -> None:
         model, name = self.settings.name, member.settings.name
+        if name not in self._members:
+            return  # It has left, and so have its series.
         lengths = [len(entry.text) for entry in batch.entries]
         padded = len(lengths) * max(lengths)
         if error is None:
@@ -347,7 +359,7 @@ class Pool:
         self._lanes.items_max = self._engine.batching.items_max or min(sizes, default=ITEMS_MAX)
 
     def _on_health(self, member: Member, news: bool) -> None:
-        if not news:
+        if not news or member.settings.name not in self._members:
             return
         health = member.state.health
         self._observe(DeploymentChanged(self.settings.name, member.settings.name, health.is_up, health.why))

@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import orjson
@@ -11,13 +11,14 @@ from gateway.core.lanes import Value
 from gateway.core.retry import Failure
 from gateway.messages import Modality, Task
 from gateway.pool import Answer, Request, SendError
+from gateway.vectors import floats
 
 _T = TypeVar("_T")
 _BASE64 = (string.ascii_letters + string.digits + "+/").encode()
 
 
 class _Usage(msgspec.Struct):
-    total_tokens: int
+    total_tokens: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Vector(msgspec.Struct):
@@ -66,6 +67,9 @@ _ranking = msgspec.json.Decoder(_Ranking)
 _classes = msgspec.json.Decoder(_Classes)
 _models = msgspec.json.Decoder(_Models)
 
+# What a configured parameter must not change: it would be done twice, or to the wrong items.
+_OURS = ("dimensions", "modality", "top_n")
+
 PATHS = {Task.EMBED: "/embeddings", Task.RERANK: "/rerank", Task.CLASSIFY: "/classify"}
 
 
@@ -73,6 +77,8 @@ def encode(request: Request, model: str | None) -> bytes:
     """The body of a request; the gateway's own fields win over parameters of the same name."""
     key = request.key
     body: dict[str, Any] = orjson.loads(key.params) if key.params else {}
+    for name in _OURS:
+        body.pop(name, None)
     if model is not None:
         body["model"] = model
     match key.task:
@@ -117,8 +123,8 @@ def _embedded(request: Request, answer: _Embeddings) -> Answer:
         size = len(placed[0])
         if any(len(vector) != size or not _is_base64(vector) for vector in placed):
             raise _bad("size", "vectors of different sizes, or not base64 of float32")
-    elif any(vector[:1] != b"[" for vector in placed):
-        raise _bad("unreadable", "a vector that is neither base64 nor a list")
+    elif not all(_is_list(vector) for vector in placed):
+        raise _bad("unreadable", "a vector that is neither base64 nor a list of numbers")
     return Answer(list(placed), answer.usage.total_tokens)
 
 
@@ -132,6 +138,14 @@ def _is_base64(vector: bytes) -> bool:
         and (coded // 4 * 3 - padding) % 4 == 0
         and not vector[1 : coded + 1 - padding].translate(None, _BASE64)
     )
+
+
+def _is_list(vector: bytes) -> bool:
+    """Whether a fragment is a list of numbers, or of equally long lists of numbers."""
+    try:
+        return vector[:1] == b"[" and floats(vector).ndim in (1, 2)
+    except (TypeError, ValueError):
+        return False
 
 
 def _reranked(request: Request, answer: _Ranking) -> Answer:

@@ -1,7 +1,6 @@
 """Talks to Infinity servers. Every failure leaves as a SendError that says what kind it is."""
 
 import asyncio
-import errno
 import io
 import os
 import re
@@ -25,6 +24,10 @@ _CONNECT_S = 5.0
 _ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _MESSAGE_CHARS_MAX = 300
 _PIECE_BYTES = 512 * 1024
+# URLs, and hosts with a port, by name or number.
+_ADDRESS = re.compile(
+    r"\b\w+://\S+|\[[0-9a-fA-F:.]+\](:\d+)?|\b\d{1,3}(\.\d{1,3}){3}\b(:\d+)?|\b[\w.-]+:\d{2,5}\b"
+)
 
 
 class InfinityUpstream:
@@ -32,26 +35,20 @@ class InfinityUpstream:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession
+        self._new_connections: aiohttp.ClientSession
         self._bases: dict[str, str] = {}
         """api_base → where its routes really are, for servers that serve them below /v1."""
 
     async def __aenter__(self) -> Self:
-        tracing = aiohttp.TraceConfig()
-        tracing.on_connection_reuseconn.append(_mark_reused)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-            headers={"Content-Type": "application/json", "User-Agent": "infinity-gateway"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[tracing],
-            auto_decompress=True,
-        )
+        self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
+        self._new_connections = _session(aiohttp.TCPConnector(limit=0, force_close=True))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+        await self._new_connections.close()
 
     async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer:
         """One batch, one answer with a value for each item."""
@@ -88,22 +85,22 @@ class InfinityUpstream:
             return Encoding.FLOAT
         try:
             await self.send(deployment, _trial(Task.EMBED, Encoding.BASE64), timeout_s)
-        except SendError as error:
-            if error.failure is Failure.SERVER_ERROR:
-                return Encoding.FLOAT
-            raise
+        except _InternalError:
+            return Encoding.FLOAT
         return Encoding.BASE64
 
     async def _models(self, server: DeploymentSettings, timeout_s: float) -> list[codec.Model]:
         base = server.api_base
+        tried = self._bases.get(base, base)
         try:
             body = await self._call("GET", server, "/models", None, timeout_s)
         except _NotFound:
-            if base.endswith("/v1") or base in self._bases:
-                self._bases.pop(base, None)
-                raise
-            # Started with `--url-prefix /v1`, and the configuration names only the host.
-            self._bases[base] = f"{base}/v1"
+            if self._bases.get(base, base) == tried:  # else another deployment of this server was quicker
+                if tried.endswith("/v1"):
+                    self._bases.pop(base, None)
+                    raise
+                # Started with `--url-prefix /v1`, and the configuration names only the host.
+                self._bases[base] = f"{base}/v1"
             body = await self._call("GET", server, "/models", None, timeout_s)
         return codec.decode_models(body)
 
@@ -114,26 +111,15 @@ class InfinityUpstream:
         headers = {"Authorization": f"Bearer {server.api_key.reveal()}"} if server.api_key else None
         try:
             async with asyncio.timeout(timeout_s):
-                while True:
-                    reused = SimpleNamespace(reused=False)
-                    try:
-                        async with self._session.request(
-                            method,
-                            url,
-                            data=_payload(body),
-                            headers=headers,
-                            allow_redirects=False,
-                            trace_request_ctx=reused,
-                        ) as response:
-                            return _accepted(response.status, await _read(response))
-                    except aiohttp.ClientOSError as error:
-                        # A kept connection that the server closed before it saw the request: only a new one
-                        # can tell how the server is. Each broken one leaves the pool, so this ends.
-                        if not reused.reused or not _closed_before(error):
-                            raise
-                    except aiohttp.ServerDisconnectedError:
-                        if not reused.reused:
-                            raise
+                reused = SimpleNamespace(reused=False)
+                try:
+                    return await _exchange(self._session, method, url, body, headers, reused)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                    # A server may close a kept connection just when it is used. Only a new one can tell how
+                    # the server is; one is enough, since it may be this very request that breaks them.
+                    if not reused.reused:
+                        raise
+                return await _exchange(self._new_connections, method, url, body, headers, reused)
         except TimeoutError as error:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 raise SendError(Failure.REFUSED, f"no connection within {_CONNECT_S:g} s") from error
@@ -141,9 +127,46 @@ class InfinityUpstream:
         except aiohttp.ClientConnectorError as error:
             raise SendError(Failure.REFUSED, f"no connection: {_words(error)}") from error
         except (aiohttp.ClientResponseError, ValueError) as error:  # ValueError: an address that is none
-            raise SendError(Failure.BAD_ANSWER, f"not HTTP: {type(error).__name__}", reason="http") from error
+            not_http = SendError(Failure.BAD_ANSWER, f"not HTTP: {type(error).__name__}", reason="http")
         except aiohttp.ClientError as error:
             raise SendError(Failure.DISCONNECTED, f"connection lost: {_words(error)}") from error
+        # Out here it has no cause, whose repr would hold our request's headers and so the key.
+        raise not_http
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(_mark_reused)
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        headers={"Content-Type": "application/json", "User-Agent": "infinity-gateway"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[tracing],
+    )
+
+
+async def _exchange(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    body: bytes | None,
+    headers: dict[str, str] | None,
+    reused: SimpleNamespace,
+) -> bytes:
+    async with session.request(
+        method,
+        url,
+        data=_payload(body),
+        headers=headers,
+        allow_redirects=False,
+        trace_request_ctx=reused,
+    ) as response:
+        return _accepted(response.status, await _read(response))
+
+
+class _InternalError(SendError):
+    """Status 500: among others what a model with a binary dtype answers to base64."""
 
 
 class _NotFound(SendError):
@@ -159,12 +182,6 @@ async def _mark_reused(
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
     # aiohttp writes bytes at once, and warns that it does when they are many; a file it writes in pieces.
     return io.BytesIO(body) if body is not None and len(body) > _PIECE_BYTES else body
-
-
-def _closed_before(error: aiohttp.ClientOSError) -> bool:
-    return error.errno in (errno.ECONNRESET, errno.EPIPE, None) and not isinstance(
-        error, aiohttp.ClientConnectorError
-    )
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -197,6 +214,8 @@ def _accepted(status: int, body: bytes) -> bytes:
             )
         case 429:
             raise SendError(Failure.OVERLOADED, "overloaded (status 429)")
+        case 500:
+            raise _InternalError(Failure.SERVER_ERROR, f"status {status}: {message}")
         case _ if status >= 400:
             raise SendError(Failure.SERVER_ERROR, f"status {status}: {message}")
         case _:
@@ -216,7 +235,7 @@ def _message(body: bytes) -> str:
             pass
         case _:
             return "no reason given"
-    return re.sub(r"\b\w+://\S+", "…", message)[:_MESSAGE_CHARS_MAX]
+    return _ADDRESS.sub("…", message)[:_MESSAGE_CHARS_MAX]
 
 
 def _words(error: BaseException) -> str:

@@ -195,24 +195,7 @@ async def test_closing_ends_every_call_with_draining_and_leaves_no_task() -> Non
         assert not others()
 
 
-@pytest.mark.parametrize(
-    "turns",
-    [
-        pytest.param(
-            turns,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason={
-                    1: "Pool.close: a dispatch that was scheduled before still sends, and close waits for it",
-                    2: "Pool.close: a delivery cancelled before its first step never finishes its permit",
-                }[turns],
-            )
-            if turns in (1, 2)
-            else (),
-        )
-        for turns in range(6)
-    ],
-)
+@pytest.mark.parametrize("turns", range(6))
 @fake_time
 async def test_closing_in_any_turn_is_done_at_once(turns: int) -> None:
     """Also when a call came in the same moment: nothing new is sent, and nothing is waited for."""
@@ -240,9 +223,6 @@ async def test_closing_twice_is_closing_once() -> None:
         assert not others()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Lanes._close: the heap of heads still holds the lane, and that what has ended in it"
-)
 @fake_time
 async def test_a_closed_pool_holds_no_text() -> None:
     """Texts are what takes memory."""

@@ -157,6 +157,33 @@ async def test_a_call_of_which_nothing_waits_survives_the_loss_of_all_servers() 
         assert_answered(await under_way)
 
 
+@fake_time
+async def test_a_retry_that_waits_for_the_last_server_fails_with_it() -> None:
+    """It is told at the same moment as all that waits."""
+    upstream = RecordingUpstream(
+        latency_of=lambda _, request: {"slow": 20.0, "kills": 3.0}.get(request.items[0], 0.5),
+        faults=[Fault(Failure.SERVER_ERROR, on=lambda r: r.items[0] in ("kills", "bad luck"))],
+    )
+    settings = EngineSettings(
+        batching=BatchingSettings(in_flight_max=2, items_max=1), health=HealthSettings(failures_max=1)
+    )
+
+    async with running(upstream, "b", settings) as pool:
+        slow, kills = ask(pool, "slow"), ask(pool, "kills")
+        await idle()
+        pool.add(deployment("a"))
+        await idle()
+        unlucky = ask(pool, "bad luck")
+        await at(0.75)
+        assert states(pool) == {"b": "up", "a": "down"}
+        pool.remove("a")
+
+        assert isinstance(await failure(unlucky), NoDeployment)
+        assert isinstance(await failure(kills), NoDeployment)
+        assert now() == 3
+        assert_answered(await slow)
+
+
 # Silence
 
 
@@ -214,9 +241,8 @@ async def test_callers_in_a_hurry_do_not_take_a_server_down() -> None:
     async with running(upstream, "a", SETTINGS) as pool:
         for _ in range(10):
             assert isinstance(await failure(ask(pool, "x", within_s=0.25)), DeadlineExceeded)
-            await at(now() + 1)
-
-        assert states(pool) == {"a": "up"}
+            await idle()
+            assert states(pool) == {"a": "up"}
 
 
 @fake_time
@@ -229,6 +255,34 @@ async def test_timeouts_of_patient_callers_take_a_server_down() -> None:
             await failure(ask(pool, "x"))
 
         assert states(pool) == {"a": "down"}
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="Health counts failures of batches that were sent before it went down; a generation would tell them",
+)
+@fake_time
+async def test_time_outs_of_before_an_outage_do_not_end_the_recovery() -> None:
+    """They are about the process that is gone."""
+    upstream = RecordingUpstream(latency_s=0.125)
+    settings = EngineSettings(batching=BatchingSettings(items_max=1), health=SETTINGS.health)
+
+    async with running(upstream, "a", settings) as pool:
+        upstream.hung.add("a")
+        old = [ask(pool, text) for text in texts(4)]
+        await at(1)
+        upstream.hung.clear()
+        upstream.down.add("a")
+        await failure(ask(pool, "finds it gone"))
+        upstream.down.clear()
+        await at(2)
+        assert states(pool) == {"a": "up"}
+        assert_answered(await ask(pool, "finds it back"))
+
+        assert {type(await failure(call)) for call in old} == {DeadlineExceeded}
+        assert now() == 30
+        await idle()
+        assert states(pool) == {"a": "up"}
 
 
 # Servers that change
@@ -281,6 +335,7 @@ async def test_a_server_that_is_removed_gets_no_more_and_ends_what_it_has() -> N
         assert states(pool) == {"a": "up"}
         assert_answered(await call)
         assert_at_rest(pool)
+        await at(60)
 
     assert max(batch.at for batch in upstream.batches if batch.deployment == "b") == 2
     assert not [probe for probe in upstream.probes if probe.deployment == "b" and probe.at > 2.5]
@@ -367,9 +422,6 @@ async def test_changes_are_reported_once_each_with_their_reason() -> None:
 
 
 @pytest.mark.parametrize("kind", [None, Failure.REFUSED])
-@pytest.mark.xfail(
-    strict=True, reason="Pool._report and _on_health speak of a deployment after its DeploymentGone"
-)
 @fake_time
 async def test_nothing_is_reported_of_a_server_after_it_is_gone(kind: Failure | None) -> None:
     """Its series in the metrics would come back, and stay for ever."""
@@ -390,6 +442,28 @@ async def test_nothing_is_reported_of_a_server_after_it_is_gone(kind: Failure | 
     assert not [e for e in after if isinstance(e, BatchEnded | DeploymentChanged) and e.deployment == "a"]
 
 
+@pytest.mark.xfail(
+    strict=True, reason="Pool._on_health compares names: `self._members.get(name) is not member` is meant"
+)
+@fake_time
+async def test_what_an_old_server_did_is_not_said_of_a_new_one_of_its_name() -> None:
+    """An address can come back as another server while the old one's last batch is under way."""
+    upstream = RecordingUpstream(latency_s=1, faults=[Fault(Failure.SERVER_ERROR, times=1)])
+    events: list[Event] = []
+    settings = EngineSettings(health=HealthSettings(failures_max=1))
+
+    async with running(upstream, "a", settings, events) as pool:
+        old = ask(pool, "old")
+        await at(0.5)
+        pool.remove("a")
+        pool.add(deployment("a"))
+        await failure(old)
+        await idle()
+
+        assert states(pool) == {"a": "up"}
+    assert [(e.deployment, e.up) for e in events if isinstance(e, DeploymentChanged)] == [("a", True)] * 2
+
+
 # Bugs of ours
 
 
@@ -406,7 +480,6 @@ class BrokenUpstream(RecordingUpstream):
         return facts
 
 
-@pytest.mark.xfail(strict=True, reason="Pool._watch ends with the first error that is no SendError")
 @fake_time
 async def test_a_bug_in_a_probe_does_not_end_the_probes() -> None:
     """Else the server is out of service until the gateway is started anew."""

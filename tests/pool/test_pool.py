@@ -89,16 +89,9 @@ async def test_a_server_never_has_more_batches_than_allowed(most: int) -> None:
 )
 @fake_time
 async def test_a_burst_is_shared_evenly_over_idle_servers(
-    servers: str, items: int, in_flight_max: int, request: pytest.FixtureRequest
+    servers: str, items: int, in_flight_max: int
 ) -> None:
     """32 items for four idle servers are 4 x 8: thinner wastes their time, thicker leaves one idle."""
-    if in_flight_max > 1 and items > len(servers):
-        request.applymarker(
-            pytest.mark.xfail(
-                strict=True,
-                reason="Pool._dispatch: the share is taken anew of what is left and shrinks: 8, 6, 5, 4, …",
-            )
-        )
     upstream = RecordingUpstream(latency_s=1)
     settings = EngineSettings(batching=BatchingSettings(in_flight_max=in_flight_max))
 
@@ -211,11 +204,11 @@ async def test_each_item_is_charged_its_own_characters() -> None:
 
     async with running(upstream) as pool:
         short, long = await asyncio.gather(ask(pool, ["a", "bb"]), ask(pool, "c" * 100))
-        ranked = await ask(pool, ["a", "bb"], rerank("four"))
+        ranked = await asyncio.gather(ask(pool, "a", rerank("four")), ask(pool, "b" * 9, rerank("four")))
 
     assert len(upstream.batches) == 2
     assert (short.tokens, long.tokens) == (3, 100)
-    assert ranked.tokens == 4 + 1 + 4 + 2
+    assert [ticket.tokens for ticket in ranked] == [4 + 1, 4 + 9]
 
 
 @fake_time
@@ -282,7 +275,6 @@ async def test_a_configured_batch_size_comes_before_what_servers_tell() -> None:
     assert max(sizes(upstream)) == 16
 
 
-@pytest.mark.xfail(strict=True, reason="Pool.remove: items_max is not learned anew (call _learn)")
 @fake_time
 async def test_a_server_that_is_gone_does_not_make_batches_small() -> None:
     """Its limit goes with it."""

