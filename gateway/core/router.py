@@ -46,8 +46,9 @@ class Router:
         if name not in pools:
             if not pools:
                 raise NoDeployment("no server has answered yet")
+            shown = model if len(model) <= _SHOWN_CHARS_MAX else model[:_SHOWN_CHARS_MAX] + "…"
             raise UnknownModel(
-                f"model {model!r} is not known here; known are {_listed(pools)}", param="model"
+                f"model {shown!r} is not known here; known are {_listed(pools)}", param="model"
             )
         if pools[name] and needed not in pools[name]:
             able = [other for other in pools if needed in pools[other]]
