@@ -8,13 +8,14 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.auth import Keys
 from gateway.api.cohere import Rerank
-from gateway.api.drain import Drain
+from gateway.api.drain import CloseWhenDraining, Drain
 from gateway.api.endpoint import CallEndpoint, Dialect, request_id_of
 from gateway.api.errors import body_of, error_body, headers_of, status_of
 from gateway.api.infinity import Classify, render_models
@@ -30,7 +31,7 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
     limits, keys = config.engine.limits, Keys(config.master_key)
 
     def call(path: str, dialect: Dialect) -> Route:
-        endpoint = CallEndpoint(path, dialect, gateway, keys, limits, drain, runtime.observe)
+        endpoint = CallEndpoint(path, dialect, gateway, keys, limits, runtime.observe)
         return Route(path, endpoint, methods=["POST"])
 
     embeddings, classify = Embeddings(limits), Classify(limits)
@@ -85,6 +86,7 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
             Route("/status", status),
         ],
         exception_handlers={GatewayError: _gateway_error, HTTPException: _http_error, 500: _internal_error},
+        middleware=[Middleware(CloseWhenDraining, drain)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirect would name this host, which callers may not reach

@@ -16,13 +16,12 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.auth import Keys
-from gateway.api.drain import Drain
 from gateway.api.errors import CALLER_GONE, body_of, error_body, headers_of, status_of
 from gateway.api.parsing import parse_json
 from gateway.api.rendering import Exchange, Reply
 from gateway.core.events import CallRejected, Observer, RequestEnded
 from gateway.core.settings import LimitsSettings
-from gateway.errors import BadRequest, GatewayError, TemporaryError, TooLarge, Unauthorized
+from gateway.errors import BadRequest, Draining, GatewayError, TemporaryError, TooLarge, Unauthorized
 from gateway.messages import Timings
 from gateway.service import Gateway
 
@@ -48,7 +47,6 @@ class CallEndpoint:
         gateway: Gateway,
         keys: Keys,
         limits: LimitsSettings,
-        drain: Drain,
         observe: Observer,
     ) -> None:
         self._route = route
@@ -56,7 +54,6 @@ class CallEndpoint:
         self._gateway = gateway
         self._keys = keys
         self._limits = limits
-        self._drain = drain
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,18 +84,18 @@ class CallEndpoint:
         except CallerGone:
             status = CALLER_GONE
         except asyncio.CancelledError:
-            if not watch.caller_gone:
-                raise
             watch.uncancel()
-            status = CALLER_GONE
+            if watch.caller_gone:
+                status = CALLER_GONE
+            else:  # by the server, whose time to end is over
+                ended = Draining("this gateway is stopping")
+                status, body, extra = status_of(ended), body_of(ended), headers_of(ended)
         except Exception:
             _log.exception("internal error on %s, request %s", self._route, request_id.decode())
             status, body = 500, error_body("internal error", "api_error", None, "internal_error")
         finally:
             watch.stop()
         if status != CALLER_GONE:
-            if self._drain.draining:
-                extra.append((b"connection", b"close"))
             timing = b"queue;dur=%.3f, upstream;dur=%.3f" % (timings.queue_s * 1e3, timings.upstream_s * 1e3)
             await send(
                 {
@@ -147,7 +144,7 @@ class _Watch:
             self._task.cancel()
 
     def uncancel(self) -> None:
-        """The cancellation was ours and is dealt with."""
+        """The cancellation is dealt with: this task has only its answer left to send."""
         if self._watched:
             self._watched.uncancel()
 

@@ -13,6 +13,8 @@ import aiohttp
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.api.waiting import until
+
 JSON = {"Content-Type": "application/json"}
 _TIMEOUT_S = 30
 _PREFIX = "infinity_gateway_"
@@ -98,15 +100,17 @@ class Caller:
         # aiohttp warns of bytes that are large.
         return await self.send("POST", path, io.BytesIO(raw) if len(raw) > 500_000 else raw, **headers)
 
-    async def embed(self, given: Any, model: str | None = "bert", **fields: Any) -> Reply:
+    async def embed(self, given: Any, model: str | None = "bert", /, **fields: Any) -> Reply:
         named = {} if model is None else {"model": model}
         return await self.post("/v1/embeddings", {**named, "input": given, **fields})
 
-    async def rerank(self, query: Any, documents: Any, model: str | None = "cross", **fields: Any) -> Reply:
+    async def rerank(
+        self, query: Any, documents: Any, model: str | None = "cross", /, **fields: Any
+    ) -> Reply:
         named = {} if model is None else {"model": model}
         return await self.post("/v1/rerank", {**named, "query": query, "documents": documents, **fields})
 
-    async def classify(self, texts: Any, model: str | None = "classifier", **fields: Any) -> Reply:
+    async def classify(self, texts: Any, model: str | None = "classifier", /, **fields: Any) -> Reply:
         named = {} if model is None else {"model": model}
         return await self.post("/v1/classify", {**named, "input": texts, **fields})
 
@@ -114,6 +118,17 @@ class Caller:
         reply = await self.get("/metrics")
         assert reply.status == 200
         return Samples(reply.raw.decode())
+
+    async def samples_when(self, name: str, value: float, **labels: object) -> "Samples":
+        """The samples as soon as the `total` of one is `value`."""
+        found: list[Samples] = []
+
+        async def is_so() -> bool:
+            found[:] = [await self.samples()]
+            return found[0].total(name, **labels) == value
+
+        await until(is_so)
+        return found[0]
 
 
 class Samples:

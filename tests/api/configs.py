@@ -25,7 +25,9 @@ def deployment(fake: FakeInfinity, model: str, **options: Any) -> DeploymentSett
     return DeploymentSettings(fake.url.removeprefix("http://"), fake.url, model, **options)
 
 
-def pool(name: str, *fakes: FakeInfinity, model: str = "", timeout_s: float = 30, **options: Any) -> PoolSettings:
+def pool(
+    name: str, *fakes: FakeInfinity, model: str = "", timeout_s: float = 30, **options: Any
+) -> PoolSettings:
     """A pool of `fakes`, all of which call it by the same name unless `model` says another."""
     deployments = (deployment(fake, model or name, timeout_s=timeout_s) for fake in fakes)
     return PoolSettings(name, tuple(deployments), **options)

@@ -1,7 +1,7 @@
 """The gateway in process, in front of stand-ins, in the event loop that it runs in.
 
-`gateway` and its `fake` are made once for a module, for tests that leave them as they find them: such a module
-says `pytestmark = SHARED`. A test that breaks servers, or counts what they got, makes its own.
+`gateway` and its `fake` are made once for a module, for tests that leave them as they find them: such a
+module says `pytestmark = SHARED`. A test that breaks servers, or counts what they got, makes its own.
 """
 
 import asyncio

@@ -41,7 +41,7 @@ VALUES = st.recursive(
 STRINGS = st.lists(TEXTS, min_size=1, max_size=4)
 
 # Mostly right, so that what is wrong gets beyond the first check.
-CALLS = st.one_of(
+CALLS: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.fixed_dictionaries({"model": st.just("bert"), "input": STRINGS}),
     st.fixed_dictionaries({"model": st.just("cross"), "query": TEXTS, "documents": STRINGS}),
     st.fixed_dictionaries({"model": st.just("classifier"), "input": STRINGS}),

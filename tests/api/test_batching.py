@@ -37,9 +37,7 @@ async def together(
         tasks.create_task(held)
         await fake.received(1)
         waiting = [tasks.create_task(call) for call in calls]
-        async with asyncio.timeout(10):
-            while (await caller.samples()).total("in_flight_requests") < 1 + len(calls):
-                await asyncio.sleep(0.005)
+        await caller.samples_when("in_flight_requests", 1 + len(calls))
         gate.set()
     return [task.result() for task in waiting]
 
@@ -136,7 +134,10 @@ async def test_texts_to_classify_share(caller: Caller, fake: FakeInfinity) -> No
     )
 
     assert sorted(fake.batches[1]) == ["a", "b", "c"]
-    assert [reply.body["data"] for reply in replies] == [[classes_of("a"), classes_of("b")], [classes_of("c")]]
+    assert [reply.body["data"] for reply in replies] == [
+        [classes_of("a"), classes_of("b")],
+        [classes_of("c")],
+    ]
 
 
 async def test_images_are_balanced_and_never_merged(caller: Caller, fake: FakeInfinity) -> None:
@@ -270,9 +271,7 @@ async def together_bounded(
         tasks.create_task(caller.embed("held"))
         await fake.received(1)
         waiting = [tasks.create_task(call) for call in calls]
-        async with asyncio.timeout(10):
-            while (await caller.samples()).total("in_flight_requests") < 1 + len(calls):
-                await asyncio.sleep(0.005)
+        await caller.samples_when("in_flight_requests", 1 + len(calls))
         refused = await caller.embed("one too many", extra="another")
         plain = tasks.create_task(caller.embed("plain"))
         gate.set()

@@ -133,9 +133,7 @@ async def test_chunks_without_end_are_refused_at_the_limit(
     assert fake.requests == []
 
 
-async def test_the_refusal_reaches_a_caller_who_goes_on_sending(
-    caller: Caller, fake: FakeInfinity
-) -> None:
+async def test_the_refusal_reaches_a_caller_who_goes_on_sending(caller: Caller, fake: FakeInfinity) -> None:
     """A connection that is reset under a client shows it a broken pipe instead of the reason."""
     reply = await caller.post("/v1/embeddings", padded(400 * MOST))
 
@@ -143,9 +141,7 @@ async def test_the_refusal_reaches_a_caller_who_goes_on_sending(
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "x-unknown", "gzip, identity"])
-async def test_a_compressed_body_is_refused_in_words(
-    caller: Caller, fake: FakeInfinity, coding: str
-) -> None:
+async def test_a_compressed_body_is_refused_in_words(caller: Caller, fake: FakeInfinity, coding: str) -> None:
     """It would otherwise be broken JSON, or a bomb."""
     reply = await refused(caller, fake, "/v1/embeddings", gzip.compress(GOOD), Content_Encoding=coding)
 
@@ -153,9 +149,7 @@ async def test_a_compressed_body_is_refused_in_words(
 
 
 @pytest.mark.parametrize("coding", ["identity", "Identity", ""])
-async def test_a_body_said_to_be_as_it_is_is_taken(
-    caller: Caller, fake: FakeInfinity, coding: str
-) -> None:
+async def test_a_body_said_to_be_as_it_is_is_taken(caller: Caller, fake: FakeInfinity, coding: str) -> None:
     """Codings are compared without regard to case."""
     reply = await caller.post("/v1/embeddings", GOOD, Content_Encoding=coding)
 
@@ -178,6 +172,22 @@ async def test_a_connection_serves_calls_after_a_refusal(
     assert statuses == [400, 400, 200]
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "after its head"])
+async def test_the_body_of_a_client_that_offers_http2_is_read(
+    gateway: GatewayInProcess, fake: FakeInfinity, at_once: bool
+) -> None:
+    """Java's HttpClient offers it with its first call to every plain address, body and all."""
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAB")
+    first = head(len(GOOD), *offer)
+    second = head(len(GOOD), b"Connection: close") + GOOD
+
+    parts = [first + GOOD + second] if at_once else [first, GOOD, second]
+    answer = await raw_exchange(gateway.port, *parts)
+
+    statuses = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200, 200]
+
+
 async def test_a_body_that_never_comes_whole_is_no_call(
     gateway: GatewayInProcess, caller: Caller, fake: FakeInfinity
 ) -> None:
@@ -189,9 +199,7 @@ async def test_a_body_that_never_comes_whole_is_no_call(
     writer.close()
     await writer.wait_closed()
 
-    async with asyncio.timeout(10):
-        while (await caller.samples()).total("requests_total", status=499) == before:
-            await asyncio.sleep(0.005)
+    await caller.samples_when("requests_total", before + 1, status=499)
 
     assert fake.requests == []
 

@@ -18,11 +18,17 @@ pytestmark = SHARED
 @pytest.mark.parametrize("path", ["/classify", "/v1/classify"])
 async def test_classes_come_in_infinitys_shape(caller: Caller, fake: FakeInfinity, path: str) -> None:
     """The labels of every text, best first, as the server gave them."""
-    reply = await caller.post(path, {"model": "classifier", "input": ["a dog", " weather "]}, x_request_id="abc")
+    reply = await caller.post(
+        path, {"model": "classifier", "input": ["a dog", " weather "]}, x_request_id="abc"
+    )
 
     assert reply.status == 200
     assert reply.body.keys() == {"object", "data", "model", "usage", "id", "created"}
-    assert (reply.body["object"], reply.body["model"], reply.body["id"]) == ("classify", "classifier", "infinity-abc")
+    assert (reply.body["object"], reply.body["model"], reply.body["id"]) == (
+        "classify",
+        "classifier",
+        "infinity-abc",
+    )
     assert reply.body["data"] == [classes_of("a dog"), classes_of("weather")]
     assert reply.body["usage"] == {"prompt_tokens": 12, "total_tokens": 12}
 
@@ -79,10 +85,13 @@ async def test_aliases_are_names_like_all_others() -> None:
     """They are listed, they answer, and the answer carries the name that was asked for."""
     fake = FakeInfinity()
     router = RouterSettings(aliases={"text-embedding-3-small": "bert"})
-    async with fake, GatewayInProcess(config(pool("bert", fake), router=router)) as gateway:
-        async with Caller(gateway.url) as caller:
-            listed = await caller.get("/v1/models")
-            reply = await caller.embed("one", "text-embedding-3-small")
+    async with (
+        fake,
+        GatewayInProcess(config(pool("bert", fake), router=router)) as gateway,
+        Caller(gateway.url) as caller,
+    ):
+        listed = await caller.get("/v1/models")
+        reply = await caller.embed("one", "text-embedding-3-small")
 
     assert [model["id"] for model in listed.body["data"]] == ["bert", "text-embedding-3-small"]
     assert reply.body["model"] == "text-embedding-3-small"
@@ -94,9 +103,11 @@ async def test_a_model_with_no_server_up_is_listed_all_the_same() -> None:
     fake = FakeInfinity()
     async with fake:
         await fake.stop()
-        async with GatewayInProcess(config(pool("bert", fake)), deployments=0) as gateway:
-            async with Caller(gateway.url) as caller:
-                listed = await caller.get("/models")
+        async with (
+            GatewayInProcess(config(pool("bert", fake)), deployments=0) as gateway,
+            Caller(gateway.url) as caller,
+        ):
+            listed = await caller.get("/models")
 
     assert [model["id"] for model in listed.body["data"]] == ["bert"]
 
@@ -114,20 +125,22 @@ async def test_health_answers_while_servers_are_up(caller: Caller, path: str) ->
 
 
 async def test_readiness_waits_for_the_first_server_and_then_stays() -> None:
-    """One outage of the servers must not take every gateway out of service; liveness knows no servers at all."""
+    """One outage of the servers must not take every gateway out of service; liveness knows no servers."""
     fake = FakeInfinity()
     async with fake:
         await fake.stop()
-        async with GatewayInProcess(config(*pools_of(fake)), deployments=0) as gateway:
-            async with Caller(gateway.url) as caller:
-                before = await caller.get("/health/readiness")
-                alive = await caller.get("/health/liveness")
-                await fake.start()
-                await gateway.wait_up(len(fake.models))
-                between = await caller.get("/health/readiness")
-                await fake.stop()
-                await caller.embed("one")
-                after = await caller.get("/health/readiness")
+        async with (
+            GatewayInProcess(config(*pools_of(fake)), deployments=0) as gateway,
+            Caller(gateway.url) as caller,
+        ):
+            before = await caller.get("/health/readiness")
+            alive = await caller.get("/health/liveness")
+            await fake.start()
+            await gateway.wait_up(len(fake.models))
+            between = await caller.get("/health/readiness")
+            await fake.stop()
+            await caller.embed("one")
+            after = await caller.get("/health/readiness")
 
     assert (before.status, alive.status, between.status, after.status) == (503, 200, 200, 200)
     assert "no server has answered" in json.loads(before.raw)["status"]
@@ -138,12 +151,14 @@ async def test_status_tells_of_every_server() -> None:
     up, locked = FakeInfinity(), FakeInfinity(api_key="another")
     async with up, locked:
         settings = config(pool("bert", up, locked), master_key=Secret("sk-master"))
-        async with GatewayInProcess(settings, deployments=1) as gateway:
-            async with Caller(gateway.url, Authorization="Bearer sk-master") as caller:
-                reply = await caller.get("/status")
-                async with asyncio.timeout(10):
-                    while "does not accept" not in reply.raw.decode():
-                        reply = await caller.get("/status")
+        async with (
+            GatewayInProcess(settings, deployments=1) as gateway,
+            Caller(gateway.url, Authorization="Bearer sk-master") as caller,
+        ):
+            reply = await caller.get("/status")
+            async with asyncio.timeout(10):
+                while "does not accept" not in reply.raw.decode():
+                    reply = await caller.get("/status")
 
     [model] = reply.body["models"]
     states = {deployment["name"]: deployment["state"] for deployment in model["deployments"]}

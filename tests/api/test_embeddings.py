@@ -58,7 +58,13 @@ async def test_floats_are_printed_as_short_as_they_can_be(caller: Caller, fake: 
 
 async def test_nothing_but_base64_is_asked_of_the_server(caller: Caller, fake: FakeInfinity) -> None:
     """Whatever the caller wants: dimensions and user stay here, and floats are made here."""
-    fields = {"dimensions": 3, "user": "me", "output_dimension": 3, "encoding_format": "float", "modality": "text"}
+    fields = {
+        "dimensions": 3,
+        "user": "me",
+        "output_dimension": 3,
+        "encoding_format": "float",
+        "modality": "text",
+    }
 
     reply = await caller.embed(["one"], **fields)
 
@@ -128,16 +134,12 @@ async def test_null_is_as_good_as_nothing(caller: Caller, fake: FakeInfinity) ->
     assert fake.requests[0].body.keys() == {"model", "input", "encoding_format"}
 
 
-@pytest.mark.parametrize("model", [None, ""])
-async def test_a_call_without_a_model_means_the_only_one_that_can(model: str | None) -> None:
+async def test_a_call_without_a_model_means_the_only_one_that_can() -> None:
     """As with an Infinity that serves one model."""
-    fake = FakeInfinity()
-    async with fake, GatewayInProcess(config(pool("b", fake, model="bert"), pool("cross", fake))) as gateway:
-        async with Caller(gateway.url) as caller:
-            replies = [
-                await caller.embed("one", model),
-                await caller.embed("one", "default/not-specified"),
-            ]
+    async with FakeInfinity() as fake:
+        settings = config(pool("b", fake, model="bert"), pool("cross", fake))
+        async with GatewayInProcess(settings) as gateway, Caller(gateway.url) as caller:
+            replies = [await caller.embed("one", model) for model in (None, "", "default/not-specified")]
 
     for reply in replies:
         assert reply.vectors == [ONE]
@@ -155,9 +157,9 @@ async def test_a_call_without_a_model_names_those_that_can(caller: Caller, fake:
     assert fake.requests == []
 
 
-@pytest.mark.parametrize(
-    ("fields", "prefix"),
-    [
+async def test_a_models_prefixes_stand_before_the_texts() -> None:
+    """By input_type or task, and charged, since the server counts them."""
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"input_type": "query"}, "query: "),
         ({"input_type": "search_query"}, "query: "),
         ({"task": "retrieval.query"}, "query: "),
@@ -168,20 +170,18 @@ async def test_a_call_without_a_model_names_those_that_can(caller: Caller, fake:
         ({}, ""),
         ({"input_type": None}, ""),
         ({"input_type": "clustering"}, ""),
-    ],
-)
-async def test_a_models_prefixes_stand_before_the_texts(fields: dict[str, Any], prefix: str) -> None:
-    """By input_type or task, and charged, since the server counts them."""
-    fake = FakeInfinity([FakeModel("e5")])
+    ]
     prefixes = {"query": "query: ", "document": "passage: "}
-    async with fake, GatewayInProcess(config(pool("e5", fake, prefixes=prefixes))) as gateway:
-        fake.requests.clear()
-        async with Caller(gateway.url) as caller:
-            reply = await caller.embed(["one", " two "], "e5", **fields)
+    async with FakeInfinity([FakeModel("e5")]) as fake:
+        settings = config(pool("e5", fake, prefixes=prefixes))
+        async with GatewayInProcess(settings) as gateway, Caller(gateway.url) as caller:
+            for fields, prefix in cases:
+                fake.requests.clear()
+                reply = await caller.embed(["one", " two "], "e5", **fields)
 
-    assert fake.batches == [[f"{prefix}one", f"{prefix}two"]]
-    assert fake.requests[0].body.keys() == {"model", "input", "encoding_format"}
-    assert reply.body["usage"]["total_tokens"] == 6 + 2 * len(prefix)
+                assert fake.batches == [[f"{prefix}one", f"{prefix}two"]]
+                assert fake.requests[0].body.keys() == {"model", "input", "encoding_format"}
+                assert reply.body["usage"]["total_tokens"] == 6 + 2 * len(prefix)
 
 
 async def test_other_roles_mean_nothing_without_prefixes(caller: Caller, fake: FakeInfinity) -> None:
@@ -226,7 +226,9 @@ async def test_many_texts_keep_their_order(caller: Caller, fake: FakeInfinity, e
 
 
 @pytest.mark.parametrize("value", ["1e30", "-0.0", "1e-45", "3.4028235e38", "16777217"])
-async def test_numbers_of_any_size_stay_the_same_float32(caller: Caller, fake: FakeInfinity, value: str) -> None:
+async def test_numbers_of_any_size_stay_the_same_float32(
+    caller: Caller, fake: FakeInfinity, value: str
+) -> None:
     """From the smallest to the largest, through base64 or printed."""
     expected = np.float32(value)
     fake.faults.append(

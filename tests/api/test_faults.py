@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.core.settings import DeploymentSettings, RouterSettings
 from tests.api.caller import Caller
 from tests.api.configs import config, pool, preferring
 from tests.api.media import orange
+from tests.api.waiting import until
 from tests.fakes import faults
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity, FakeModel, score_of, vector_of
@@ -27,7 +27,9 @@ Pair = tuple[Caller, FakeInfinity, FakeInfinity]
 async def a_pair(**options: Any) -> AsyncIterator[Pair]:
     """A gateway whose pools prefer the first of two servers."""
     async with FakeInfinity() as first, FakeInfinity() as second:
-        pools = (preferring(name, first, second, **options) for name in ("bert", "cross", "classifier", "clip"))
+        pools = (
+            preferring(name, first, second, **options) for name in ("bert", "cross", "classifier", "clip")
+        )
         async with GatewayInProcess(config(*pools)) as gateway, Caller(gateway.url) as caller:
             first.requests.clear()
             second.requests.clear()
@@ -56,7 +58,9 @@ FAILURES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "reason"), [(f, r) for _, f, r in FAILURES], ids=[i for i, _, _ in FAILURES])
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(f, r) for _, f, r in FAILURES], ids=[i for i, _, _ in FAILURES]
+)
 async def test_another_server_answers(fault: dict[str, Any], reason: str) -> None:
     """The caller does not notice; the metrics do, with the reason."""
     async with a_pair() as (caller, first, second):
@@ -75,15 +79,13 @@ async def test_another_server_answers(fault: dict[str, Any], reason: str) -> Non
 
 async def test_another_server_answers_while_one_is_gone() -> None:
     """Refused connections cost nothing, and the server gets no more work until it is back."""
-    async with a_pair() as (caller, first, second):
+    async with a_pair() as (caller, first, _):
         await first.stop()
 
         replies = [await caller.embed(f"text {i}") for i in range(5)]
         during = await caller.samples()
         await first.start()
-        async with asyncio.timeout(10):
-            while (await caller.samples()).total("deployment_up", model="bert") < 2:
-                await asyncio.sleep(0.005)
+        await caller.samples_when("deployment_up", 2, model="bert")
         first.requests.clear()
         back = await caller.embed("back")
 
@@ -143,10 +145,13 @@ async def test_where_all_fail_the_call_fails(fault: dict[str, Any], code: str) -
 async def test_a_list_that_is_no_vector_is_the_servers_fault(embedding: bytes) -> None:
     """Where a server writes floats nobody counts them on the way; an odd one is still no error of ours."""
     raw = b'{"data":[{"index":0,"embedding":%b}],"usage":{"total_tokens":1}}' % embedding
-    async with FakeInfinity([FakeModel("bert")]) as fake:
-        async with GatewayInProcess(config(pool("bert", fake))) as gateway, Caller(gateway.url) as caller:
-            fake.faults.append(Fault(raw=raw))
-            reply = await caller.embed(["one"], encoding_format="base64")
+    async with (
+        FakeInfinity([FakeModel("bert")]) as fake,
+        GatewayInProcess(config(pool("bert", fake))) as gateway,
+        Caller(gateway.url) as caller,
+    ):
+        fake.faults.append(Fault(raw=raw))
+        reply = await caller.embed(["one"], encoding_format="base64")
 
     assert reply.error(502)
 
@@ -209,91 +214,25 @@ async def test_with_no_server_up_a_call_fails_at_once() -> None:
 
 async def test_who_waits_when_the_last_server_goes_is_told_at_once() -> None:
     """Nobody stays in a queue that nobody serves."""
-    async with FakeInfinity() as fake:
-        async with GatewayInProcess(config(pool("bert", fake))) as gateway, Caller(gateway.url) as caller:
-            fake.requests.clear()
-            fake.faults.append(Fault(hang=True))
-            async with asyncio.TaskGroup() as calls, asyncio.timeout(10):
-                waiting = [calls.create_task(caller.embed([f"text {i}"] * 32)) for i in range(12)]
-                await fake.received(8)
-                await fake.stop()
+    async with (
+        FakeInfinity() as fake,
+        GatewayInProcess(config(pool("bert", fake))) as gateway,
+        Caller(gateway.url) as caller,
+    ):
+        fake.requests.clear()
+        fake.faults.append(Fault(hang=True))
+        async with asyncio.TaskGroup() as calls, asyncio.timeout(10):
+            waiting = [calls.create_task(caller.embed([f"text {i}"] * 32)) for i in range(12)]
+            await fake.received(8)
+            await fake.stop()
 
     statuses = [call.result().status for call in waiting]
     assert set(statuses) <= {502, 503}
     assert 503 in statuses
 
 
-# Fallbacks
-
-TO_SMALL = RouterSettings(fallbacks={"bert": ("small", "smaller")})
-
-
-def falling_back(fake: FakeInfinity, other: FakeInfinity) -> Any:
-    pools = [pool("bert", fake), pool("small", other, model="bert"), pool("smaller", other, model="clip")]
-    return config(*pools, router=TO_SMALL)
-
-
-@pytest.mark.parametrize("break_it", ["stop", "500", "count"])
-async def test_another_model_stands_in(break_it: str) -> None:
-    """When the one that was meant cannot answer; the answer says who gave it."""
-    async with FakeInfinity() as fake, FakeInfinity([FakeModel("bert", seed="other"), FakeModel("clip")]) as other:
-        async with GatewayInProcess(falling_back(fake, other)) as gateway, Caller(gateway.url) as caller:
-            if break_it == "stop":
-                await fake.stop()
-            else:
-                fake.faults.append(Fault(status=500) if break_it == "500" else Fault(edit=faults.fewer))
-            reply = await caller.embed(["one", "two"])
-            samples = await caller.samples()
-
-    assert reply.vectors == [vector_of(text, seed="other").tolist() for text in ("one", "two")]
-    assert reply.body["model"] == "small"
-    assert samples.value("fallbacks_total") == 1
-    assert samples.value("requests_total", route="/v1/embeddings", model="small", status=200) == 1
-
-
-async def test_a_mistake_of_the_caller_needs_no_other_model() -> None:
-    """Nor does a time limit: whoever has no time left has none for another model."""
-    async with FakeInfinity() as fake, FakeInfinity() as other:
-        async with GatewayInProcess(falling_back(fake, other)) as gateway, Caller(gateway.url) as caller:
-            other.requests.clear()
-            fake.faults.append(Fault(status=422, times=1))
-            mistake = await caller.embed("one")
-            fake.faults.append(Fault(hang=True))
-            late = await caller.post(
-                "/v1/embeddings", {"model": "bert", "input": "one"}, x_request_timeout="0.1"
-            )
-
-    assert mistake.error(400)
-    assert late.error(504)
-    assert other.batches == []
-
-
-async def test_when_all_stand_ins_fail_the_first_error_is_told() -> None:
-    """The one of the model that was asked for."""
-    async with FakeInfinity() as fake, FakeInfinity() as other:
-        async with GatewayInProcess(falling_back(fake, other)) as gateway, Caller(gateway.url) as caller:
-            await fake.stop()
-            other.faults.append(Fault(status=500))
-            reply = await caller.embed("one")
-
-    assert "'bert'" in reply.error(503)
-
-
-async def test_a_stand_in_that_nobody_serves_is_passed_over() -> None:
-    """Where models are learned from servers, one that is named may not have come yet."""
-    router = RouterSettings(fallbacks={"bert": ("not-there", "clip")})
-    async with FakeInfinity() as fake:
-        learned = (DeploymentSettings("a", fake.url),)
-        settings = config(router=router, servers=learned)
-        async with GatewayInProcess(settings, deployments=8) as gateway, Caller(gateway.url) as caller:
-            fake.faults.append(Fault(status=500, when=lambda request: request.body.get("model") == "bert"))
-            reply = await caller.embed("one")
-
-    assert reply.status == 200
-    assert reply.body["model"] == "clip"
-
-
-# What a caller may make of it
+async def is_served(caller: Caller) -> bool:
+    return (await caller.embed("good")).status == 200
 
 
 @pytest.mark.parametrize("send", [5, 20])
@@ -307,8 +246,7 @@ async def test_a_poisonous_input_fails_alone_and_does_not_take_the_servers_with_
             bad, good = await asyncio.gather(caller.embed("poison"), caller.embed(f"good {i}"))
             assert bad.status in (502, 503)
             assert good.status in (200, 502, 503)
-        async with asyncio.timeout(10):
-            while (reply := await caller.embed("good")).status != 200:
-                await asyncio.sleep(0.01)
+        await until(lambda: is_served(caller))
+        reply = await caller.embed("good")
 
     assert reply.vectors == [vector_of("good").tolist()]

@@ -17,7 +17,9 @@ ROUTES = ["/embeddings", "/v1/embeddings", "/rerank", "/v1/rerank", "/classify",
 GENERATED = re.compile(r"[0-9a-f]{24}")
 
 
-@pytest.mark.parametrize("given", ["abc", "a" * 128, "01J-x_y.z:~!", "00-4bf92f3577b34da6a3ce929d0e0e4736-01"])
+@pytest.mark.parametrize(
+    "given", ["abc", "a" * 128, "01J-x_y.z:~!", "00-4bf92f3577b34da6a3ce929d0e0e4736-01"]
+)
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/nowhere"])
 async def test_a_request_id_comes_back(caller: Caller, fake: FakeInfinity, given: str, path: str) -> None:
     """With answers and with errors, so that both can be found."""
@@ -39,6 +41,14 @@ async def test_an_unsafe_request_id_is_replaced(
     assert GENERATED.fullmatch(reply.headers["x-request-id"])
     if reply.status == 200:
         assert reply.body["id"] == f"infinity-{reply.headers['x-request-id']}"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/status", "/metrics"])
+async def test_answers_that_are_no_calls_have_an_id_too(caller: Caller, path: str) -> None:
+    """Who sends one with everything finds it with everything."""
+    reply = await caller.get(path, x_request_id="abc")
+
+    assert reply.headers["x-request-id"] == "abc"
 
 
 async def test_every_call_without_an_id_gets_its_own(caller: Caller, fake: FakeInfinity) -> None:
@@ -133,9 +143,7 @@ async def test_a_time_limit_is_a_number_of_seconds(caller: Caller, fake: FakeInf
 @pytest.mark.parametrize("given", ["30", "0.5", "600", "1e2", "100000000", ""])
 async def test_any_number_of_seconds_is_taken(caller: Caller, fake: FakeInfinity, given: str) -> None:
     """More than the gateway's own limit means that limit, and nothing means nothing."""
-    reply = await caller.post(
-        "/v1/embeddings", {"model": "bert", "input": "one"}, x_request_timeout=given
-    )
+    reply = await caller.post("/v1/embeddings", {"model": "bert", "input": "one"}, x_request_timeout=given)
 
     assert reply.status == 200
 

@@ -56,7 +56,8 @@ async def test_broken_json_is_explained(
 
 
 @pytest.mark.parametrize(
-    "body", ['{"input": }', '{"input": "a"}}', '{"input": "a"}]', '{"input": ["a", "b"}', '{"input": "a"]', "]"]
+    "body",
+    ['{"input": }', '{"input": "a"}}', '{"input": "a"}]', '{"input": ["a", "b"}', '{"input": "a"]', "]"],
 )
 async def test_a_mend_is_named_only_where_it_is_one(caller: Caller, fake: FakeInfinity, body: str) -> None:
     """No comma is at fault where there is none too many."""
@@ -121,7 +122,7 @@ async def test_half_a_surrogate_pair_is_no_text(
     caller: Caller, fake: FakeInfinity, text: str, field: str
 ) -> None:
     """Wherever it stands: an Infinity that gets it answers 500, to all who share the batch."""
-    body = '{"model": "bert", "input": "a", "%s": "%s"}' % (field, text)
+    body = f'{{"model": "bert", "input": "a", "{field}": "{text}"}}'
 
     assert "surrogate" in (await refused(caller, fake, "/v1/embeddings", body.encode())).error(400)
 

@@ -34,10 +34,6 @@ async def gateway(shared_fake: FakeInfinity) -> AsyncIterator[GatewayInProcess]:
         yield gateway
 
 
-def body(path: str) -> dict[str, object]:
-    return {"model": "bert", "input": ["one"], "query": "q", "documents": ["a"]} if path else {}
-
-
 @pytest.mark.parametrize(("method", "path"), CALLS)
 async def test_a_call_without_a_key_is_refused(
     caller: Caller, fake: FakeInfinity, method: str, path: str
@@ -144,17 +140,19 @@ async def test_refusals_are_counted(caller: Caller, fake: FakeInfinity) -> None:
         assert after.value(name, **labels) - before.value(name, **labels) == 3
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer anything", "Basic x", "nonsense"])
-async def test_without_a_key_everybody_is_let_in(authorization: str) -> None:
+async def test_without_a_key_everybody_is_let_in() -> None:
     """Clients insist on sending one, so any will do."""
-    fake = FakeInfinity()
-    async with fake, GatewayInProcess(config(pool("bert", fake))) as gateway, Caller(gateway.url) as caller:
-        reply = await caller.embed("one")
-        keyed = await caller.post(
-            "/embeddings", {"model": "bert", "input": "one"}, Authorization=authorization
-        )
+    async with (
+        FakeInfinity() as fake,
+        GatewayInProcess(config(pool("bert", fake))) as gateway,
+        Caller(gateway.url) as caller,
+    ):
+        replies = [await caller.embed("one")] + [
+            await caller.post("/embeddings", {"model": "bert", "input": "one"}, Authorization=authorization)
+            for authorization in ("", "Bearer anything", "Basic x", "nonsense")
+        ]
 
-    assert (reply.status, keyed.status) == (200, 200)
+    assert {reply.status for reply in replies} == {200}
 
 
 async def test_the_callers_key_is_not_handed_to_the_servers(caller: Caller, fake: FakeInfinity) -> None:

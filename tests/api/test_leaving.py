@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.core.settings import BatchingSettings
-from tests.api.caller import Caller, Samples
+from tests.api.caller import Caller
 from tests.api.configs import SHARED, config, pools_of
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity, vector_of
@@ -34,15 +34,6 @@ def gate(fake: FakeInfinity) -> asyncio.Event:
     return gate
 
 
-async def until(caller: Caller, name: str, value: float, **labels: object) -> Samples:
-    async with asyncio.timeout(10):
-        while True:
-            samples = await caller.samples()
-            if samples.total(name, **labels) == value:
-                return samples
-            await asyncio.sleep(0.005)
-
-
 async def hang_up(*calls: asyncio.Task[object]) -> None:
     for call in calls:
         call.cancel()
@@ -57,12 +48,12 @@ async def test_what_waits_for_a_caller_who_has_gone_is_never_sent(
     held = asyncio.create_task(caller.embed("held"))
     await fake.received(1)
     leaving = asyncio.create_task(caller.embed(["leaving"] * 100))
-    await until(caller, "queued_items", 100)
+    await caller.samples_when("queued_items", 100)
     staying = asyncio.create_task(caller.embed("staying"))
-    await until(caller, "queued_items", 101)
+    await caller.samples_when("queued_items", 101)
 
     await hang_up(leaving)
-    samples = await until(caller, "requests_total", before + 1, status=499)
+    samples = await caller.samples_when("requests_total", before + 1, status=499)
     gate.set()
     replies = [await held, await staying]
 
@@ -78,14 +69,14 @@ async def test_who_leaves_a_batch_under_way_leaves_the_others_in_it(
     """The batch goes on, and its permit comes back when it ends."""
     before = (await caller.samples()).total("requests_total", status=499)
     calls = [asyncio.create_task(caller.embed(f"text {i}")) for i in range(3)]
-    await until(caller, "in_flight_requests", 3)
+    await caller.samples_when("in_flight_requests", 3)
     await fake.received(1)
 
     await hang_up(calls[1])
-    during = await until(caller, "requests_total", before + 1, status=499)
+    during = await caller.samples_when("requests_total", before + 1, status=499)
     gate.set()
     replies = [await calls[0], await calls[2]]
-    after = await until(caller, "in_flight_requests", 0)
+    after = await caller.samples_when("in_flight_requests", 0)
 
     assert during.total("deployment_in_flight_items") >= 1
     assert [reply.vectors for reply in replies] == [
@@ -104,9 +95,9 @@ async def test_a_batch_that_everybody_has_left_still_ends_its_permit(
     await fake.received(1)
 
     await hang_up(leaving)
-    during = await until(caller, "in_flight_requests", 0)
+    during = await caller.samples_when("in_flight_requests", 0)
     gate.set()
-    after = await until(caller, "deployment_in_flight_items", 0)
+    after = await caller.samples_when("deployment_in_flight_items", 0)
     reply = await caller.embed("next")
 
     assert during.total("deployment_in_flight_items") == 2
@@ -123,7 +114,7 @@ async def test_the_rest_of_a_large_call_is_not_sent(
     await fake.received(1)
 
     await hang_up(leaving)
-    samples = await until(caller, "requests_total", before + 1, status=499)
+    samples = await caller.samples_when("requests_total", before + 1, status=499)
     gate.set()
     reply = await caller.embed("next")
 
@@ -140,13 +131,13 @@ async def test_many_who_leave_at_once_leave_nothing_behind(
     held = asyncio.create_task(caller.embed("held"))
     await fake.received(1)
     leaving = [asyncio.create_task(caller.embed([f"text {i}"] * (i % 5 + 1))) for i in range(60)]
-    await until(caller, "in_flight_requests", 61)
+    await caller.samples_when("in_flight_requests", 61)
 
     await hang_up(*leaving)
-    await until(caller, "requests_total", before + 60, status=499)
+    await caller.samples_when("requests_total", before + 60, status=499)
     gate.set()
     reply = await held
-    after = await until(caller, "in_flight_requests", 0)
+    after = await caller.samples_when("in_flight_requests", 0)
 
     assert reply.status == 200
     assert fake.batches == [["held"]]
@@ -162,9 +153,9 @@ async def test_nobody_is_charged_for_what_was_not_answered(
     await fake.received(1)
 
     await hang_up(leaving)
-    await until(caller, "requests_total", before.total("requests_total", status=499) + 1, status=499)
+    await caller.samples_when("requests_total", before.total("requests_total", status=499) + 1, status=499)
     gate.set()
-    after = await until(caller, "deployment_in_flight_items", 0)
+    after = await caller.samples_when("deployment_in_flight_items", 0)
 
     assert after.value("requests_total", **GONE) - before.value("requests_total", **GONE) == 1
     for name in ("items_total", "tokens_total"):

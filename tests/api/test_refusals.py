@@ -71,7 +71,11 @@ async def test_the_longest_text_is_measured_without_its_white_space(
 
 WRONG: list[tuple[str, Any, list[Any]]] = [
     ("/v1/embeddings", {**EMBEDDINGS}, ["model", 1, 1.5, True, [], {}, ["bert"]]),
-    ("/v1/embeddings", {**EMBEDDINGS}, ["input", None, 1, 1.5, True, {}, {"text": "a"}, [None], ["a", 1], [["a"]]]),
+    (
+        "/v1/embeddings",
+        {**EMBEDDINGS},
+        ["input", None, 1, 1.5, True, {}, {"text": "a"}, [None], ["a", 1], [["a"]]],
+    ),
     ("/v1/embeddings", {**EMBEDDINGS}, ["encoding_format", "", "int8", "FLOAT", 1, True, [], {}, ["float"]]),
     ("/v1/embeddings", {**EMBEDDINGS}, ["dimensions", -1, 1.5, "", "3", True, False, [], {}, [3]]),
     ("/v1/embeddings", {**EMBEDDINGS}, ["output_dimension", -1, 1.5, "", "3", True, False, [], {}]),
@@ -79,7 +83,11 @@ WRONG: list[tuple[str, Any, list[Any]]] = [
     ("/v1/embeddings", {**EMBEDDINGS}, ["output_dtype", "", "int8", "binary", "ubinary", 1, True, [], {}]),
     ("/v1/rerank", {**RERANK}, ["model", 1, 1.5, True, [], {}]),
     ("/v1/rerank", {**RERANK}, ["query", None, 1, 1.5, True, [], {}, ["q"], {"text": "q"}]),
-    ("/v1/rerank", {**RERANK}, ["documents", None, "a", 1, True, {}, [1], [None], [["a"]], [{}], [{"text": 1}]]),
+    (
+        "/v1/rerank",
+        {**RERANK},
+        ["documents", None, "a", 1, True, {}, [1], [None], [["a"]], [{}], [{"text": 1}]],
+    ),
     ("/v1/rerank", {**RERANK}, ["top_n", 0, -1, 1.5, "2", True, False, [], {}]),
     ("/v1/rerank", {**RERANK}, ["top_k", 0, -1, 1.5, "2", True, False, [], {}]),
     ("/v1/rerank", {**RERANK, "top_n": 1}, ["top_k", 0, -1, 1.5, "2", True, [], {}]),
@@ -114,7 +122,7 @@ async def test_token_ids_name_the_setting_to_change(
 
 
 @pytest.mark.parametrize(("path", "body"), CALLS)
-@pytest.mark.parametrize("model", ["nobody", "infinity/bert", "BERT", "bert ", "../bert", "a" * 300])
+@pytest.mark.parametrize("model", ["nobody", "infinity/bert", "BERT", "bert ", "../bert", "a" * 200])
 async def test_an_unknown_model_is_told_the_names(
     caller: Caller, fake: FakeInfinity, path: str, body: dict[str, Any], model: str
 ) -> None:
@@ -147,7 +155,11 @@ async def test_a_huge_name_of_a_model_is_not_sent_back(caller: Caller, fake: Fak
             {"model": "bert", "input": ["data:image/png;base64,AA"], "modality": "image"},
             "clip",
         ),
-        ("/v1/embeddings", {"model": "clip", "input": ["data:audio/wav;base64,AA"], "modality": "audio"}, "clap"),
+        (
+            "/v1/embeddings",
+            {"model": "clip", "input": ["data:audio/wav;base64,AA"], "modality": "audio"},
+            "clap",
+        ),
     ],
 )
 async def test_a_model_that_cannot_do_it_names_those_that_can(
@@ -229,9 +241,7 @@ async def test_seventeen_unknown_fields_are_too_many(
         ["data:image/png;base64,AA"] * 33,
     ],
 )
-async def test_media_are_data_uris(
-    caller: Caller, fake: FakeInfinity, modality: str, given: object
-) -> None:
+async def test_media_are_data_uris(caller: Caller, fake: FakeInfinity, modality: str, given: object) -> None:
     """The server would fetch any other address, from inside the network it stands in."""
     model = "clip" if modality == "image" else "clap"
     body = {"model": model, "input": given, "modality": modality}

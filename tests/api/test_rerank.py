@@ -34,7 +34,11 @@ async def test_an_answer_is_coheres_with_usage_beside_meta(
     charged = 5 * len(QUERY.strip()) + sum(len(document.strip()) for document in DOCUMENTS)
     assert reply.ranking == ranked(QUERY, DOCUMENTS)
     assert reply.body.keys() == {"object", "results", "model", "usage", "meta", "id", "created"}
-    assert (reply.body["object"], reply.body["model"], reply.body["id"]) == ("rerank", "cross", "infinity-abc")
+    assert (reply.body["object"], reply.body["model"], reply.body["id"]) == (
+        "rerank",
+        "cross",
+        "infinity-abc",
+    )
     assert reply.body["usage"] == {"prompt_tokens": charged, "total_tokens": charged}
     assert reply.body["meta"] == {
         "billed_units": {"total_tokens": charged},
@@ -65,7 +69,7 @@ async def test_documents_come_only_when_asked_for(caller: Caller, fake: FakeInfi
 async def test_documents_are_objects_but_for_litellm(
     caller: Caller, fake: FakeInfinity, path: str, agent: str, strings: bool
 ) -> None:
-    """LiteLLM's `infinity/` provider takes plain strings alone; on Cohere's own path everybody gets objects."""
+    """LiteLLM's `infinity/` provider takes strings alone; on Cohere's own path everybody gets objects."""
     body = {"model": "cross", "query": "q", "documents": [" a ", "b"], "return_documents": True}
     reply = await caller.post(path, body, User_Agent=agent)
 
@@ -74,18 +78,21 @@ async def test_documents_are_objects_but_for_litellm(
     assert documents == (sent if strings else {index: {"text": text} for index, text in sent.items()})
 
 
-@pytest.mark.parametrize("agent", [LITELLM, "curl/8"])
-@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])
 @pytest.mark.parametrize("form", ["string", "object"])
-async def test_rerank_documents_overrides_who_asks_and_where(form: str, path: str, agent: str) -> None:
+async def test_rerank_documents_overrides_who_asks_and_where(form: str) -> None:
     """An operator whose clients are all of one kind says so."""
-    fake = FakeInfinity([FakeModel("cross", ("rerank",))])
     body = {"query": "q", "documents": ["a"], "return_documents": True}
-    async with fake, GatewayInProcess(config(pool("cross", fake), rerank_documents=form)) as gateway:
-        async with Caller(gateway.url) as caller:
-            reply = await caller.post(path, body, User_Agent=agent)
+    async with FakeInfinity([FakeModel("cross", ("rerank",))]) as fake:
+        settings = config(pool("cross", fake), rerank_documents=form)
+        async with GatewayInProcess(settings) as gateway, Caller(gateway.url) as caller:
+            replies = [
+                await caller.post(path, body, User_Agent=agent)
+                for path in ("/rerank", "/v1/rerank")
+                for agent in (LITELLM, "curl/8")
+            ]
 
-    assert reply.body["results"][0]["document"] == ("a" if form == "string" else {"text": "a"})
+    for reply in replies:
+        assert reply.body["results"][0]["document"] == ("a" if form == "string" else {"text": "a"})
 
 
 @pytest.mark.parametrize("name", ["top_n", "top_k"])
@@ -184,10 +191,13 @@ async def test_an_embedding_model_reranks_by_cosine_similarity() -> None:
     """Where that is wanted, the answer says how it was made, and all queries share batches."""
     fake = FakeInfinity([FakeModel("bert")])
     documents = ["about cats", "a dog", "the weather"]
-    async with fake, GatewayInProcess(config(pool("bert", fake), rerank_by_embedding=True)) as gateway:
-        async with Caller(gateway.url) as caller:
-            reply = await caller.rerank("cats", documents, None, top_n=2)
-            listed = await caller.get("/models")
+    async with (
+        fake,
+        GatewayInProcess(config(pool("bert", fake), rerank_by_embedding=True)) as gateway,
+        Caller(gateway.url) as caller,
+    ):
+        reply = await caller.rerank("cats", documents, None, top_n=2)
+        listed = await caller.get("/models")
 
     scores = ranked("cats", documents, lambda q, d: cosine(vector_of(q), vector_of(d)))[:2]
     assert [index for index, _ in reply.ranking] == [index for index, _ in scores]

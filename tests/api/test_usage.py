@@ -15,8 +15,9 @@ from tests.gateway_in_process import GatewayInProcess
 pytestmark = SHARED
 
 TEXTS = [
-    "one", " padded ", "", "\u2003\u3000", "🙂🙂", "a\x1c", "žluťoučký kůň", "word " * 50, "ประเทศ", "a", "\u200b", "two words"
-]  # fmt: skip
+    *("one", " padded ", "", "\u2003\u3000", "🙂🙂", "a\x1c", "žluťoučký kůň", "word " * 50),
+    *("ประเทศ", "a", "\u200b", "two words"),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -52,9 +53,7 @@ async def charged_together(
         first = calls.create_task(charged(caller, path, bodies[0]))
         await fake.received(1)
         rest = [calls.create_task(charged(caller, path, body)) for body in bodies]
-        async with asyncio.timeout(10):
-            while (await caller.samples()).total("queued_items") < len(bodies):
-                await asyncio.sleep(0.005)
+        await caller.samples_when("queued_items", len(bodies))
         gate.set()
     assert len(fake.batches) == 2
     assert first.result() == rest[0].result()

@@ -1,12 +1,12 @@
-import gc
+"""What waits, and which of it leaves next."""
+
 import random
 
 import pytest
 
 from gateway.core.fairness import BULK, INTERACTIVE
-from gateway.core.lanes import Batch, Lane, Lanes
-from gateway.errors import BadRequest
-from tests.core.lanes import EMBED, content, give_up, image, rerank, ticket, watched, whole
+from gateway.core.lanes import Lanes
+from tests.core.lanes import EMBED, content, give_up, image, rerank, ticket, whole
 
 
 def test_nothing_waits_at_first() -> None:
@@ -170,114 +170,6 @@ def test_a_ticket_knows_what_of_it_waits_and_when_it_left() -> None:
     assert (call.queued, call.left) == (0, 7.0)
 
 
-def test_lanes_that_are_empty_are_gone() -> None:
-    """Each query makes a lane: they must not stay."""
-    lanes = Lanes()
-    for i in range(100):
-        ticket(lanes, key=rerank(str(i)))
-    assert len(lanes) == 100
-
-    while lanes.take(32, now=0):
-        pass
-
-    assert len(lanes) == 0
-    assert repr(lanes) == "<Lanes: 0 items in 0 lanes>"
-
-
-@pytest.mark.parametrize("leaves_first", [True, False])
-def test_what_has_ended_is_let_go_of_although_no_turn_comes(leaves_first: bool) -> None:
-    """While every server is full, callers that come and leave take no memory."""
-    lanes = Lanes()
-    if leaves_first:
-        ticket(lanes, ["waits"])
-    refs = []
-    for _ in range(20):
-        texts, watching = watched(100)
-        refs += watching
-        for text in texts:
-            give_up(ticket(lanes, [text]))
-    if not leaves_first:
-        ticket(lanes, ["waits"])
-
-    del texts, text
-    gc.collect()
-
-    assert sum(ref() is not None for ref in refs) <= 2 * lanes.items + 64
-
-
-def test_lanes_that_have_ended_are_let_go_of_although_no_turn_comes() -> None:
-    """The same for callers whose calls each have a lane of their own."""
-    lanes = Lanes()
-    ticket(lanes, key=rerank("waits"))
-    texts, refs = watched(2000)
-    for i, text in enumerate(texts):
-        give_up(ticket(lanes, [text], rerank(str(i))))
-
-    del texts, text
-    gc.collect()
-
-    assert sum(ref() is not None for ref in refs) <= 2 * len(lanes) + 64
-    assert sum(isinstance(held, Lane) for held in gc.get_objects()) <= 2 * len(lanes) + 64
-
-
-def test_when_nothing_waits_no_text_is_held() -> None:
-    """A pool whose servers are down does not look at its lanes for as long as that lasts."""
-    lanes = Lanes()
-    texts, refs = watched(100)
-    calls = [ticket(lanes, [text], rerank(str(i % 10))) for i, text in enumerate(texts)]
-    for call in calls:
-        give_up(call)
-
-    del texts, calls, call
-    gc.collect()
-
-    assert lanes.items == 0
-    assert not [ref for ref in refs if ref() is not None]
-
-
-# Sets of parameters
-
-
-def test_only_so_many_sets_of_parameters_may_wait() -> None:
-    """Each set makes batches of its own: a caller who varies them would undo batching for all."""
-    lanes = Lanes(param_sets_max=2)
-    ticket(lanes, key=EMBED._replace(params=b"1"))
-    ticket(lanes, key=EMBED._replace(params=b"2"))
-
-    with pytest.raises(BadRequest, match="2 different sets"):
-        ticket(lanes, key=EMBED._replace(params=b"3"))
-
-    assert lanes.items == 2
-    assert len(lanes) == 2
-
-
-def test_a_set_of_parameters_that_waits_already_is_always_taken() -> None:
-    """With any query, and for any task; and so is a call without any."""
-    lanes = Lanes(param_sets_max=1)
-    ticket(lanes, key=rerank("q", b"1"))
-
-    ticket(lanes, key=rerank("r", b"1"))
-    ticket(lanes, key=EMBED._replace(params=b"1"))
-    ticket(lanes, key=image(1, b"1"))
-    ticket(lanes, key=EMBED)
-
-    assert len(lanes) == 5
-
-
-def test_a_set_of_parameters_makes_room_when_the_last_of_it_is_gone() -> None:
-    """Whether it was taken or has ended."""
-    lanes = Lanes(param_sets_max=1)
-    ended, taken = ticket(lanes, key=rerank("q", b"1")), ticket(lanes, key=rerank("r", b"1"))
-
-    give_up(ended)
-    with pytest.raises(BadRequest):
-        ticket(lanes, key=EMBED._replace(params=b"2"))
-    assert content(lanes.take(32, now=0)) == whole(taken)
-    ticket(lanes, key=EMBED._replace(params=b"2"))
-
-    assert len(lanes) == 1
-
-
 # Waiting for company
 
 
@@ -320,72 +212,3 @@ def test_a_call_that_stands_alone_does_not_wait_for_company() -> None:
 
     assert batch is not None
     assert content(batch) == whole(call)
-
-
-# Batches
-
-
-def test_a_batch_lists_its_calls_once_and_in_order() -> None:
-    """A call with many items is still one caller."""
-    lanes = Lanes()
-    calls = [ticket(lanes, 3) for _ in range(4)]
-
-    batch = lanes.take(32, now=0)
-
-    assert batch is not None
-    assert batch.tickets() == calls
-    assert len(batch) == 12
-
-
-def test_a_batch_is_halved_between_calls() -> None:
-    """A call is answered or fails as a whole, so it is not cut."""
-    lanes = Lanes()
-    calls = [ticket(lanes, items) for items in (5, 1, 1, 4, 2)]
-    batch = lanes.take(32, now=0)
-    assert batch is not None
-    batch.avoid = ("a",)
-
-    left, right = batch.halves()
-
-    assert content(left) == whole(*calls[:2])
-    assert content(right) == whole(*calls[2:])
-    assert left.key == right.key == batch.key
-    assert left.avoid == right.avoid == ("a",)
-
-
-def test_the_halves_of_a_batch_have_been_tried_as_often_as_it_was() -> None:
-    """Being divided does not earn a batch more retries."""
-    lanes = Lanes()
-    ticket(lanes), ticket(lanes)
-    batch = lanes.take(32, now=0)
-    assert batch is not None
-    batch.tries = 2
-
-    assert [half.tries for half in batch.halves()] == [2, 2]
-
-
-def test_a_batch_leaves_out_what_has_ended() -> None:
-    """What nobody waits for is not sent again."""
-    lanes = Lanes()
-    calls = [ticket(lanes, 2) for _ in range(3)]
-    batch = lanes.take(32, now=0)
-    assert batch is not None
-
-    give_up(calls[1])
-    batch.drop_ended()
-
-    assert content(batch) == whole(calls[0], calls[2])
-
-
-def test_a_batch_may_be_left_with_nothing() -> None:
-    """Then there is nothing to send."""
-    lanes = Lanes()
-    call = ticket(lanes)
-    batch = lanes.take(32, now=0)
-    assert batch is not None
-
-    give_up(call)
-    batch.drop_ended()
-
-    assert len(batch) == 0
-    assert Batch.tickets(batch) == []

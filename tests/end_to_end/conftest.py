@@ -1,4 +1,4 @@
-"""Real Infinity servers and one gateway process in front of them, for the whole session: each takes seconds."""
+"""Real Infinity servers and a gateway process in front, for the whole session: each start takes seconds."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator

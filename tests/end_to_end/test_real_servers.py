@@ -19,15 +19,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 CLOSE = 1e-4
 """Padding and the order of sums change the last digits, and nothing else may."""
 
-WORDS = """river stone cloud ember willow harbor lantern meadow copper thunder velvet canyon orchid falcon
-marble timber saffron glacier pepper anchor violin desert cedar plume comet basil fjord raven""".split()
+WORDS = ["river", "stone", "cloud", "ember", "willow", "harbor", "lantern", "meadow", "copper", "thunder"]
 DOCUMENTS = ["about cats", " a dog ", "the weather in Munich", "stocks and bonds", "", "kittens " * 30]
 
 
 def sentences(count: int) -> list[str]:
     """Distinct, of 2 to 40 words, the same in every run."""
     rng = random.Random(7997)
-    return [f"{i} " + " ".join(rng.choices(WORDS, k=min(40, 1 + int(rng.expovariate(0.2))))) for i in range(count)]
+    return [
+        f"{i} " + " ".join(rng.choices(WORDS, k=min(40, 1 + int(rng.expovariate(0.2))))) for i in range(count)
+    ]
 
 
 async def in_parallel(callers: int, work: Sequence[Any]) -> list[Any]:
@@ -45,9 +46,11 @@ async def in_parallel(callers: int, work: Sequence[Any]) -> list[Any]:
     return results
 
 
-async def test_everybody_gets_its_own_vectors(caller: Caller, direct: Caller, servers: list[RealInfinity]) -> None:
+async def test_everybody_gets_its_own_vectors(
+    caller: Caller, direct: Caller, servers: list[RealInfinity]
+) -> None:
     """Thousands of distinct texts from 64 callers, in calls of one to forty, over both servers."""
-    texts, rng = sentences(3000), random.Random(1)
+    texts, rng = sentences(2500), random.Random(1)
     pieces, at = [], 0
     while at < len(texts):
         size = rng.choice([1, 1, 1, 1, 2, 3, 5, 9, 17, 40])
@@ -65,22 +68,28 @@ async def test_everybody_gets_its_own_vectors(caller: Caller, direct: Caller, se
     assert (np.argmax(found @ expected.T, axis=1) == np.arange(len(texts))).all()
     batches = after.total("batch_items_count", model="bert") - before.total("batch_items_count", model="bert")
     assert len(texts) / batches > 4
-    assert [reply.body["usage"]["total_tokens"] for reply in replies] == [sum(map(len, piece)) for piece in pieces]
+    assert [reply.body["usage"]["total_tokens"] for reply in replies] == [
+        sum(map(len, piece)) for piece in pieces
+    ]
     for server in servers:
         assert after.total("batch_items_sum", model="bert", deployment=f"127.0.0.1:{server.port}") > 300
 
 
 async def direct_vectors(direct: Caller, texts: list[str]) -> list[list[float]]:
     replies = [
-        await direct.post("/embeddings", {"model": "bert", "input": texts[i : i + 500], "encoding_format": "base64"})
+        await direct.post(
+            "/embeddings", {"model": "bert", "input": texts[i : i + 500], "encoding_format": "base64"}
+        )
         for i in range(0, len(texts), 500)
     ]
     return [vector for reply in replies for vector in reply.vectors]
 
 
-async def test_single_texts_from_64_connections_form_batches(caller: Caller, servers: list[RealInfinity]) -> None:
+async def test_single_texts_from_64_connections_form_batches(
+    caller: Caller, servers: list[RealInfinity]
+) -> None:
     """More than 8 in a batch on average, and both servers get their share."""
-    texts = sentences(2500)
+    texts = sentences(1600)
 
     before = await caller.samples()
     await in_parallel(64, [lambda text=text: caller.embed(text) for text in texts])
@@ -133,7 +142,9 @@ async def test_raw_scores_are_seen_in_the_logits(
     scores = dict((await direct.post("/rerank", asked("cat", documents))).ranking)
     assert any(not 0 <= logit <= 1 for logit in logits.values())
     assert dict(reply.ranking) == pytest.approx(logits if raw else scores, abs=CLOSE)
-    assert [1 / (1 + math.exp(-logits[i])) for i in range(4)] == pytest.approx([scores[i] for i in range(4)], abs=1e-3)
+    assert [1 / (1 + math.exp(-logits[i])) for i in range(4)] == pytest.approx(
+        [scores[i] for i in range(4)], abs=1e-3
+    )
 
 
 def asked(query: str, documents: Sequence[str], **fields: object) -> dict[str, object]:
@@ -150,8 +161,12 @@ async def test_the_best_come_with_their_documents(caller: Caller, direct: Caller
 
     for reply in (ours, litellms):
         assert_same_ranking(reply, theirs)
-    assert [result["document"]["text"] for result in ours.body["results"]] == [DOCUMENTS[i] for i, _ in ours.ranking]
-    assert [result["document"] for result in litellms.body["results"]] == [DOCUMENTS[i] for i, _ in ours.ranking]
+    assert [result["document"]["text"] for result in ours.body["results"]] == [
+        DOCUMENTS[i] for i, _ in ours.ranking
+    ]
+    assert [result["document"] for result in litellms.body["results"]] == [
+        DOCUMENTS[i] for i, _ in ours.ranking
+    ]
 
 
 async def test_concurrent_queries_do_not_mix(caller: Caller, direct: Caller) -> None:
@@ -232,7 +247,12 @@ async def test_texts_are_embedded_by_models_of_every_kind(caller: Caller, direct
 
 async def test_encoding_and_dimensions_are_infinitys(caller: Caller, direct: Caller) -> None:
     """base64, floats, fewer dimensions: what the caller gets is what the server would have given."""
-    for fields in ({}, {"encoding_format": "base64"}, {"dimensions": 7}, {"dimensions": 7, "encoding_format": "base64"}):
+    for fields in (
+        {},
+        {"encoding_format": "base64"},
+        {"dimensions": 7},
+        {"dimensions": 7, "encoding_format": "base64"},
+    ):
         body = {"model": "bert", "input": ["one", "two"], **fields}
         ours, theirs = await caller.post("/embeddings", body), await direct.post("/embeddings", body)
 
@@ -248,7 +268,9 @@ async def test_provider_parameters_are_passed_on(caller: Caller) -> None:
     assert "the server refused the input" in refused.error(400)
 
 
-async def test_what_is_refused_here_would_be_refused_there(caller: Caller, direct: Caller, gateway: GatewayProcess) -> None:
+async def test_what_is_refused_here_would_be_refused_there(
+    caller: Caller, direct: Caller, gateway: GatewayProcess
+) -> None:
     """Too many, none, too long: the same verdict, and the process is as well as before."""
     for body in (
         {"model": "bert", "input": ["a"] * 2049},

@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 async def test_servers_are_learned_and_one_that_comes_later_is_taken_in() -> None:
-    """Two addresses, one server: calls are answered. When the other comes it gets its half, without a restart."""
+    """Two addresses, one server: calls are answered. The other gets its half when it comes, as it is."""
     late = debug_server()
     late.port = free_port()
     async with debug_server() as early:
@@ -32,16 +32,22 @@ async def test_servers_are_learned_and_one_that_comes_later_is_taken_in() -> Non
             "INFINITY_API_KEY": SERVERS_KEY,
             "GATEWAY_MASTER_KEY": CALLERS_KEY,
         }
-        async with GatewayProcess(environ=environ) as gateway:
-            async with Caller(gateway.url, Authorization=f"Bearer {CALLERS_KEY}") as caller:
-                await gateway.wait_ready(1)
-                alone = [await caller.embed("a" * i, None) for i in (1, 5)]
-                listed = await caller.get("/v1/models")
-                stranger = await caller.post("/v1/embeddings", {"input": "a"}, Authorization=f"Bearer {SERVERS_KEY}")
-                async with late:
-                    await gateway.wait_ready(2)
-                    together = await asyncio.gather(*(caller.embed(["a" * i] * 4, "debug") for i in range(1, 101)))
-                    samples = await caller.samples()
+        async with (
+            GatewayProcess(environ=environ) as gateway,
+            Caller(gateway.url, Authorization=f"Bearer {CALLERS_KEY}") as caller,
+        ):
+            await gateway.wait_ready(1)
+            alone = [await caller.embed("a" * i, None) for i in (1, 5)]
+            listed = await caller.get("/v1/models")
+            stranger = await caller.post(
+                "/v1/embeddings", {"input": "a"}, Authorization=f"Bearer {SERVERS_KEY}"
+            )
+            async with late:
+                await gateway.wait_ready(2)
+                together = await asyncio.gather(
+                    *(caller.embed(["a" * i] * 4, "debug") for i in range(1, 101))
+                )
+                samples = await caller.samples()
 
     assert [reply.vectors for reply in alone] == [[[1.0] * 13], [[5.0] * 13]]
     assert [model["id"] for model in listed.body["data"]] == ["debug"]

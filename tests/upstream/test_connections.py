@@ -76,7 +76,7 @@ async def test_what_makes_a_server_hang_up_does_not_go_over_every_kept_connectio
 async def test_an_answer_that_breaks_off_on_a_kept_connection_is_not_asked_for_again(
     upstream: InfinityUpstream, fake_infinity: FakeInfinity, reset: bool
 ) -> None:
-    """The server has seen the batch and worked on it: that is a failure, and what follows is decided above."""
+    """The server has seen the batch and worked on it: a failure, and what follows is decided above."""
     await keep_connections(upstream, fake_infinity, 1)
     fake_infinity.faults.append(Fault(drop="middle", reset=reset, times=1))
 
@@ -97,7 +97,9 @@ async def test_connections_are_used_again(upstream: InfinityUpstream) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                length = next(
+                    line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+                )
                 await reader.readexactly(int(length.split(b":")[1]))
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
         except asyncio.IncompleteReadError:

@@ -1,4 +1,4 @@
-"""The servers' key goes to the servers and nowhere else; what servers say goes to callers without addresses."""
+"""The servers' key goes to them and nowhere else; what they say goes to callers without addresses."""
 
 import pytest
 

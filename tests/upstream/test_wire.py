@@ -1,6 +1,7 @@
 """What goes to a server, and what is made of a good answer."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -129,9 +130,7 @@ async def test_classes_come_back_as_the_server_wrote_them(
     }
 
 
-async def test_media_name_their_modality(
-    upstream: InfinityUpstream, fake_infinity: FakeInfinity
-) -> None:
+async def test_media_name_their_modality(upstream: InfinityUpstream, fake_infinity: FakeInfinity) -> None:
     """An image goes to the route of texts, with the word that says what it is."""
     await upstream.send(deployment(fake_infinity, "clip"), media(Modality.IMAGE, orange(4)), TIMEOUT_S)
 
@@ -143,7 +142,7 @@ async def test_parameters_are_sent_as_they_are(
     upstream: InfinityUpstream, fake_infinity: FakeInfinity
 ) -> None:
     """Text stays text, a whole number whole, and true stays true."""
-    params = {"a": "1", "b": 1, "c": 1.5, "d": True, "e": 2**63, "é": "ü"}
+    params: dict[str, Any] = {"a": "1", "b": 1, "c": 1.5, "d": True, "e": 2**63, "é": "ü"}
 
     await upstream.send(deployment(fake_infinity), texts("one", **params), TIMEOUT_S)
 
@@ -152,10 +151,16 @@ async def test_parameters_are_sent_as_they_are(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("model", "cross"), ("input", "two"), ("encoding_format", "float"), ("modality", "image"), ("dimensions", 2)],
+    [
+        ("model", "cross"),
+        ("input", "two"),
+        ("encoding_format", "float"),
+        ("modality", "image"),
+        ("dimensions", 2),
+    ],
 )
 async def test_the_fields_of_an_embedding_win_over_parameters(
-    upstream: InfinityUpstream, fake_infinity: FakeInfinity, name: str, value: object
+    upstream: InfinityUpstream, fake_infinity: FakeInfinity, name: str, value: Any
 ) -> None:
     """A parameter cannot change what is asked, of whom, or in which form."""
     answer = await upstream.send(deployment(fake_infinity), texts("one", **{name: value}), TIMEOUT_S)
