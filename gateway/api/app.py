@@ -15,10 +15,11 @@ from starlette.routing import Route
 
 from gateway.api.auth import Keys
 from gateway.api.cohere import Rerank
-from gateway.api.drain import CloseWhenDraining, Drain
-from gateway.api.endpoint import CallEndpoint, Dialect, request_id_of
+from gateway.api.drain import Drain
+from gateway.api.endpoint import CallEndpoint, Dialect
 from gateway.api.errors import body_of, error_body, headers_of, status_of
 from gateway.api.infinity import Classify, render_models
+from gateway.api.middleware import Envelope
 from gateway.api.openai import Embeddings
 from gateway.bootstrap import Runtime
 from gateway.errors import GatewayError
@@ -86,7 +87,7 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
             Route("/status", status),
         ],
         exception_handlers={GatewayError: _gateway_error, HTTPException: _http_error, 500: _internal_error},
-        middleware=[Middleware(CloseWhenDraining, drain)],
+        middleware=[Middleware(Envelope, drain)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirect would name this host, which callers may not reach
@@ -118,16 +119,11 @@ def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-def _with_id(request: Request, response: Response) -> Response:
-    response.raw_headers.append((b"x-request-id", request_id_of(dict(request.headers.raw))))
-    return response
-
-
-async def _gateway_error(request: Request, error: Exception) -> Response:
+async def _gateway_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
     response = _json(body_of(error), status_of(error))
     response.raw_headers.extend(headers_of(error))
-    return _with_id(request, response)
+    return response
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -143,8 +139,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     )
     response = _json(body, error.status_code)
     response.headers.update(error.headers or {})
-    return _with_id(request, response)
+    return response
 
 
-async def _internal_error(request: Request, _: Exception) -> Response:
-    return _with_id(request, _json(error_body("internal error", "api_error", None, "internal_error"), 500))
+async def _internal_error(_: Request, __: Exception) -> Response:
+    return _json(error_body("internal error", "api_error", None, "internal_error"), 500)

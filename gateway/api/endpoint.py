@@ -8,15 +8,15 @@ reported.
 
 import asyncio
 import logging
-import os
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.auth import Keys
 from gateway.api.errors import CALLER_GONE, body_of, error_body, headers_of, status_of
+from gateway.api.middleware import REQUEST_ID
 from gateway.api.parsing import parse_json
 from gateway.api.rendering import Exchange, Reply
 from gateway.core.events import CallRejected, Observer, RequestEnded
@@ -29,12 +29,15 @@ _log = logging.getLogger("gateway")
 
 Dialect = Callable[[dict[str, Any], Mapping[bytes, bytes]], Exchange]
 
-_REQUEST_ID = re.compile(
-    rb"[\x21\x23-\x5b\x5d-\x7e]{1,128}"
-)  # printable, nothing that JSON or a log must escape
 _WATCH_AFTER_S = 0.05
 """Calls answered sooner are not watched for callers who hang up, which would cost a task for each."""
-_JSON = (b"content-type", b"application/json")
+
+
+class _Answer(NamedTuple):
+    status: int
+    reply: Reply = Reply(b"", "", Timings())
+    items: int = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class CallEndpoint:
@@ -60,9 +63,34 @@ class CallEndpoint:
         loop = asyncio.get_running_loop()
         started = loop.time()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = request_id_of(headers)
-        status, body, extra = 200, b"", []
-        items, model, timings = 0, "", Timings()
+        request_id: bytes = scope[REQUEST_ID]
+        answer = await self._answer(headers, receive, request_id)
+        timings = answer.reply.timings
+        if answer.status != CALLER_GONE:
+            timing = b"queue;dur=%.3f, upstream;dur=%.3f" % (timings.queue_s * 1e3, timings.upstream_s * 1e3)
+            body = answer.reply.body
+            fields = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"server-timing", timing),
+                *answer.headers,
+            ]
+            await send({"type": "http.response.start", "status": answer.status, "headers": fields})
+            await send({"type": "http.response.body", "body": body})
+        self._observe(
+            RequestEnded(
+                self._route,
+                answer.reply.model,
+                answer.status,
+                loop.time() - started,
+                answer.items,
+                timings.queue_s,
+                timings.upstream_s,
+            )
+        )
+
+    async def _answer(self, headers: Mapping[bytes, bytes], receive: Receive, request_id: bytes) -> _Answer:
+        """Whatever comes of a request, as something to send."""
         exchange: Exchange | None = None
         watch = _Watch(receive)
         try:
@@ -70,52 +98,34 @@ class CallEndpoint:
             fields = parse_json(await read_body(receive, headers, self._limits.body_bytes_max))
             exchange = self._dialect(fields, headers)
             exchange.call.timeout_s = _timeout_of(headers)
-            items = exchange.items
             watch.start()
-            reply: Reply = await exchange.run(self._gateway, request_id)
-            body, model, timings = reply
+            return _Answer(200, await exchange.run(self._gateway, request_id), exchange.items)
         except GatewayError as error:
-            status, body, extra = status_of(error), body_of(error), headers_of(error)
-            model = self._gateway.label(exchange.call.model) if exchange else ""
-            if isinstance(error, TemporaryError | Unauthorized):
-                self._observe(CallRejected(_reason(error)))
-            if isinstance(error, TooLarge):
-                extra.append((b"connection", b"close"))  # the rest of the body is not read
+            return self._refused(error, exchange)
         except CallerGone:
-            status = CALLER_GONE
+            return _Answer(CALLER_GONE)
         except asyncio.CancelledError:
             watch.uncancel()
             if watch.caller_gone:
-                status = CALLER_GONE
-            else:  # by the server, whose time to end is over
-                ended = Draining("this gateway is stopping")
-                status, body, extra = status_of(ended), body_of(ended), headers_of(ended)
+                return _Answer(CALLER_GONE, items=exchange.items if exchange else 0)
+            # By the server, whose time to end is over.
+            return self._refused(Draining("this gateway is stopping"), exchange)
         except Exception:
             _log.exception("internal error on %s, request %s", self._route, request_id.decode())
-            status, body = 500, error_body("internal error", "api_error", None, "internal_error")
+            body = error_body("internal error", "api_error", None, "internal_error")
+            return _Answer(500, Reply(body, "", Timings()))
         finally:
             watch.stop()
-        if status != CALLER_GONE:
-            timing = b"queue;dur=%.3f, upstream;dur=%.3f" % (timings.queue_s * 1e3, timings.upstream_s * 1e3)
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": status,
-                    "headers": [
-                        _JSON,
-                        (b"content-length", b"%d" % len(body)),
-                        (b"x-request-id", request_id),
-                        (b"server-timing", timing),
-                        *extra,
-                    ],
-                }
-            )
-            await send({"type": "http.response.body", "body": body})
-        self._observe(
-            RequestEnded(
-                self._route, model, status, loop.time() - started, items, timings.queue_s, timings.upstream_s
-            )
-        )
+
+    def _refused(self, error: GatewayError, exchange: Exchange | None) -> _Answer:
+        extra = headers_of(error)
+        if isinstance(error, TemporaryError | Unauthorized):
+            self._observe(CallRejected(_reason(error)))
+        if isinstance(error, TooLarge):
+            extra.append((b"connection", b"close"))  # the rest of the body is not read
+        model = self._gateway.label(exchange.call.model) if exchange else ""
+        items = exchange.items if exchange else 0
+        return _Answer(status_of(error), Reply(body_of(error), model, Timings()), items, extra)
 
 
 class CallerGone(Exception):
@@ -179,14 +189,6 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int)
         chunks.append(body)
         if not message.get("more_body"):
             return body if len(chunks) == 1 else b"".join(chunks)
-
-
-def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
-    """The caller's id for the request if it can be repeated safely, else a new one."""
-    given = headers.get(b"x-request-id")
-    if given and _REQUEST_ID.fullmatch(given):
-        return given
-    return os.urandom(12).hex().encode()
 
 
 def _timeout_of(headers: Mapping[bytes, bytes]) -> float | None:

@@ -17,6 +17,7 @@ from tests.api.waiting import until
 
 JSON = {"Content-Type": "application/json"}
 _TIMEOUT_S = 30
+_RAW_TIMEOUT_S = 10
 _PREFIX = "infinity_gateway_"
 
 
@@ -160,7 +161,7 @@ async def raw_exchange(port: int, *parts: bytes, until_closed: bool = True) -> b
     """What a server answers to bytes that no client library would send."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(_RAW_TIMEOUT_S):
             for part in parts:
                 writer.write(part)
                 await writer.drain()

@@ -4,7 +4,7 @@ from collections import Counter
 
 from hypothesis import given, settings
 
-from tests.pool.runs import ITEMS_BOUND, RETRIES_MAX, Plan, plans, played, sends
+from tests.pool.runs import ITEMS_BOUND, PATIENT_S, RETRIES_MAX, Plan, plans, played, sends
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -27,7 +27,7 @@ def test_callers_who_leave_or_time_out_harm_nobody(plan: Plan) -> None:
     seen = played(plan)
 
     for caller, result in zip(plan.callers, seen.outcomes, strict=True):
-        if caller.within_s == 60 and caller.leaves_after_s is None:
+        if caller.within_s == PATIENT_S and caller.leaves_after_s is None:
             assert result in ("answered", "Overloaded")
     assert set(sends(seen).values()) <= {1}
 
