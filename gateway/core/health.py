@@ -22,11 +22,13 @@ class Health:
     """The state of one deployment. Every transition is in this class; `on_*` return whether there is news:
     another state, or another reason for not being up."""
 
-    __slots__ = ("_failures", "_settings", "_since", "state", "why")
+    __slots__ = ("_failures", "_settings", "_since", "_suspect", "_up_since", "state", "why")
 
     def __init__(self, settings: HealthSettings, now: float) -> None:
         self._settings = settings
         self._failures = 0
+        self._suspect = False
+        self._up_since = now
         self._since = now - settings.probe_interval_s  # a new deployment is probed at once
         self.state = State.STARTING
         self.why = "has not answered yet"
@@ -37,22 +39,37 @@ class Health:
 
     def probe_at(self) -> float:
         """When to ask the deployment next, unless it answers of itself before."""
-        interval = self._settings.silent_s_max if self.is_up else self._settings.probe_interval_s
-        return self._since + interval
+        if self.is_up and self._suspect:
+            return self._since
+        calm = self.is_up and not self._failures
+        return self._since + (self._settings.silent_s_max if calm else self._settings.probe_interval_s)
+
+    def suspect(self) -> None:
+        """Something took long that may have had other reasons: have it probed at once."""
+        self._suspect = True
 
     def on_answer(self, now: float) -> None:
         """A batch was answered. Alone it does not end DOWN: what answers now may have been asked long ago."""
         self._failures = 0
+        self._suspect = False
         self._since = now
 
     def on_probe_answer(self, now: float) -> bool:
         """A probe was answered."""
         self.on_answer(now)
+        if not self.is_up:
+            self._up_since = now
         return self._move_to(State.UP, "answers")
 
-    def on_failure(self, now: float, why: str, *, refused: bool = False) -> bool:
-        """A batch or a probe failed; `refused` when nothing listens there."""
+    def on_failure(self, now: float, why: str, *, refused: bool = False, asked: float | None = None) -> bool:
+        """A batch or a probe failed; `refused` when that leaves no doubt, as when nothing listens there.
+
+        One that was `asked` before the last outage was of a server that is gone, and does not count.
+        """
+        if self.is_up and asked is not None and asked < self._up_since:
+            return False
         self._failures += 1
+        self._suspect = False
         self._since = now
         if self.state is State.STARTING:
             return self._move_to(State.STARTING, why)

@@ -6,7 +6,6 @@ from contextlib import suppress
 
 from gateway.core.balancer import Deployment
 from gateway.core.lanes import BatchKey
-from gateway.core.retry import Failure
 from gateway.core.settings import DeploymentSettings, HealthSettings
 from gateway.messages import Task
 from gateway.pool.port import Request, SendError, ServerFacts, Upstream
@@ -54,7 +53,8 @@ class Member:
             else:
                 self.facts = await upstream.inspect(self.settings, timeout_s)
         except SendError as error:
-            return health.on_failure(loop.time(), str(error), refused=error.failure is Failure.REFUSED)
+            # A single item that is not answered in all that time says as much as a refused connection.
+            return health.on_failure(loop.time(), str(error), refused=True)
         except Exception as error:  # A bug, which must not end the watch: nobody else would take it back.
             loop.call_exception_handler({"message": "a probe failed", "exception": error})
             return health.on_failure(loop.time(), "internal error")

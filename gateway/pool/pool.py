@@ -40,8 +40,9 @@ from gateway.errors import (
 from gateway.pool.member import Member
 from gateway.pool.port import ITEMS_MAX, Answer, Request, SendError, Upstream
 
-_SLOW_S = 1.0
-"""Callers in a hurry say nothing about a server: one that ran out of less time than this is not blamed."""
+_PATIENCE = 0.9
+"""A server is blamed for what it did not do in this share of its time limit. Callers in a hurry say less than
+that about it, so it is only asked whether it still answers."""
 
 
 class DeploymentStats(NamedTuple):
@@ -268,7 +269,7 @@ class Pool:
             self._split(batch, answer, took_s)
         except SendError as error:
             self._report(batch, member, error, self._loop.time() - started)
-            self._failed(batch, member, error, timeout_s)
+            self._failed(batch, member, error, started, timeout_s)
         except Exception:  # A bug. Whatever it is, nobody may stay waiting.
             _fail(batch, ServerFailed("internal error"))
             raise
@@ -280,7 +281,9 @@ class Pool:
             entry.ticket.upstream_s = upstream_s
             entry.ticket.put(entry.position, value, charged)
 
-    def _failed(self, batch: Batch, member: Member, error: SendError, timeout_s: float) -> None:
+    def _failed(
+        self, batch: Batch, member: Member, error: SendError, started: float, timeout_s: float
+    ) -> None:
         """Decide what becomes of a batch that failed: divided, tried elsewhere, or given up."""
         now = self._loop.time()
         failure = error.failure
@@ -294,9 +297,13 @@ class Pool:
             # callers of whom one has left, the other is not to blame until it was alone.)
             self._again.extend(half for half in batch.halves() if half.entries)
             return
-        if failure is not Failure.TIMEOUT or timeout_s >= min(_SLOW_S, member.settings.timeout_s):
+        if failure is Failure.TIMEOUT and timeout_s < _PATIENCE * member.settings.timeout_s:
+            member.state.health.suspect()
+            member.nudge()
+        else:
             refused = failure is Failure.REFUSED
-            self._on_health(member, member.state.health.on_failure(now, str(error), refused=refused))
+            news = member.state.health.on_failure(now, str(error), refused=refused, asked=started)
+            self._on_health(member, news)
         if not batch.entries:
             return
         batch.tries += 1
@@ -322,7 +329,7 @@ class Pool:
 
     def _report(self, batch: Batch, member: Member, error: SendError | None, took_s: float) -> None:
         model, name = self.settings.name, member.settings.name
-        if name not in self._members:
+        if self._members.get(name) is not member:
             return  # It has left, and so have its series.
         lengths = [len(entry.text) for entry in batch.entries]
         padded = len(lengths) * max(lengths)
@@ -359,7 +366,7 @@ class Pool:
         self._lanes.items_max = self._engine.batching.items_max or min(sizes, default=ITEMS_MAX)
 
     def _on_health(self, member: Member, news: bool) -> None:
-        if not news or member.settings.name not in self._members:
+        if not news or self._members.get(member.settings.name) is not member:
             return
         health = member.state.health
         self._observe(DeploymentChanged(self.settings.name, member.settings.name, health.is_up, health.why))
