@@ -158,9 +158,6 @@ def test_the_next_probe_comes_soon_after_it_went_down() -> None:
     assert health.probe_at() == 101.5
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Health.probe_at: while it is up, failures do not shorten the wait (`silent_s_max`)"
-)
 def test_one_that_has_failed_is_probed_soon_and_not_after_a_long_silence() -> None:
     """Else a server that hangs takes three times the silence and three callers' time to be found out."""
     health = up(now=100)

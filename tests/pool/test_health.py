@@ -1,7 +1,5 @@
 """Servers that go and come back, and what that means for calls."""
 
-import pytest
-
 from gateway.core.retry import Failure
 from gateway.core.settings import BatchingSettings, EngineSettings, HealthSettings
 from gateway.errors import DeadlineExceeded, NoDeployment
@@ -241,21 +239,18 @@ async def test_callers_in_a_hurry_do_not_take_a_server_down() -> None:
 
 
 @fake_time
-async def test_timeouts_of_patient_callers_take_a_server_down() -> None:
-    """It had all the time that the configuration gives it."""
-    upstream = RecordingUpstream(faults=[Fault(Failure.TIMEOUT, "a")])
+async def test_a_timeout_of_a_patient_caller_and_then_of_a_probe_take_a_server_down() -> None:
+    """It had all the time that the configuration gives it, and then does not even answer one item."""
+    upstream = RecordingUpstream()
 
     async with running(upstream, [deployment("a", timeout_s=5)], SETTINGS) as pool:
-        for _ in range(3):
-            await failure(ask(pool, "x"))
+        upstream.hung.add("a")
+        await failure(ask(pool, "x"))
+        await at(5.5 + SETTINGS.health.probe_timeout_s + 0.1)
 
         assert states(pool) == {"a": "down"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Health counts failures of batches sent before it went down; a generation would tell them apart",
-)
 @fake_time
 async def test_time_outs_of_before_an_outage_do_not_end_the_recovery() -> None:
     """They are about the process that is gone."""

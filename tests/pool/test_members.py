@@ -187,9 +187,6 @@ async def test_nothing_is_reported_of_a_server_after_it_is_gone(kind: Failure | 
     assert not [e for e in after if isinstance(e, BatchEnded | DeploymentChanged) and e.deployment == "a"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Pool._on_health compares names: `self._members.get(name) is not member` is meant"
-)
 @fake_time
 async def test_what_an_old_server_did_is_not_said_of_a_new_one_of_its_name() -> None:
     """An address can come back as another server while the old one's last batch is under way."""
