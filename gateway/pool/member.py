@@ -23,7 +23,7 @@ class Member:
         self._nudge = asyncio.Event()
 
     def nudge(self) -> None:
-        """Its health has changed, so the next probe is due at another time than the watch thinks."""
+        """Something failed there, so the next probe is due sooner than the watch thinks."""
         self._nudge.set()
 
     async def watch(

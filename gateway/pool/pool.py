@@ -299,11 +299,11 @@ class Pool:
             return
         if failure is Failure.TIMEOUT and timeout_s < _PATIENCE * member.settings.timeout_s:
             member.state.health.suspect()
-            member.nudge()
         else:
             refused = failure is Failure.REFUSED
             news = member.state.health.on_failure(now, str(error), refused=refused, asked=started)
             self._on_health(member, news)
+        member.nudge()
         if not batch.entries:
             return
         batch.tries += 1
@@ -370,7 +370,6 @@ class Pool:
             return
         health = member.state.health
         self._observe(DeploymentChanged(self.settings.name, member.settings.name, health.is_up, health.why))
-        member.nudge()
         if health.is_up:
             self._schedule()
         else:
