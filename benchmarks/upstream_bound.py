@@ -5,6 +5,7 @@ servers run on one core, the load and the gateway share the other. Unfair to dir
 the gateway two on the same core, so both have the same computing power behind them.
 
     python -m benchmarks.upstream_bound [--seconds 5] [--connections 1,8,64,256] [--texts short|mixed]
+        [--in-flight-max 8]
 """
 
 import argparse
@@ -14,11 +15,14 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import orjson
 
 from benchmarks.load import Result, closed_loop
 from benchmarks.texts import mixed_lengths, short_questions
+from gateway.core.settings import BatchingSettings
 from tests.gateway_process import GatewayProcess, mean
 from tests.real_infinity import RealInfinity, ServedModel, model_dir
 
@@ -33,7 +37,9 @@ def _pin(pid: int, core: int) -> None:
         os.sched_setaffinity(int(thread), {core})
 
 
-async def measure(texts: Sequence[str], connections: Sequence[int], seconds: float) -> None:
+async def measure(
+    texts: Sequence[str], connections: Sequence[int], seconds: float, in_flight_max: int
+) -> None:
     bodies = [orjson.dumps({"model": "bert", "input": text, "encoding_format": "base64"}) for text in texts]
     async with AsyncExitStack() as stack:
         servers = [
@@ -42,8 +48,11 @@ async def measure(texts: Sequence[str], connections: Sequence[int], seconds: flo
         ]
         for server in servers:
             _pin(server.pid, 0)
+        config = Path(stack.enter_context(TemporaryDirectory())) / "gateway.yaml"
+        config.write_text(f"gateway: {{batching: {{in_flight_max: {in_flight_max}}}}}\n")
+        bases = ",".join(server.url for server in servers)
         gateway = await stack.enter_async_context(
-            GatewayProcess(environ={"INFINITY_API_BASE": ",".join(server.url for server in servers)})
+            GatewayProcess(config=config, environ={"INFINITY_API_BASE": bases})
         )
         cores = os.cpu_count() or 1
         _pin(gateway.pid, 1 % cores)
@@ -77,10 +86,12 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--connections", default="1,8,64,256")
+    parser.add_argument("--in-flight-max", type=int, default=BatchingSettings().in_flight_max)
     parser.add_argument("--texts", choices=_TEXTS, default="short")
     options = parser.parse_args()
     connections = [int(count) for count in options.connections.split(",")]
-    asyncio.run(measure(_TEXTS[options.texts](20_000), connections, options.seconds))
+    texts = _TEXTS[options.texts](20_000)
+    asyncio.run(measure(texts, connections, options.seconds, options.in_flight_max))
     return 0
 
 
