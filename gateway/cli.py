@@ -142,7 +142,8 @@ async def _announce(runtime: Runtime, url: str) -> None:
     """Print requests to try once they can be answered."""
     await runtime.gateway.wait_ready()
     model = runtime.gateway.models()[0].name
-    key = " \\\n  -H 'Authorization: Bearer '\"$GATEWAY_MASTER_KEY\"" if runtime.config.master_key else ""
+    variable = "GATEWAY_MASTER_KEY" if os.environ.get("GATEWAY_MASTER_KEY") else "LITELLM_MASTER_KEY"
+    key = f" \\\n  -H 'Authorization: Bearer '\"${variable}\"" if runtime.config.master_key else ""
     print(_TO_TRY.format(url=url, model=model, key=key), flush=True)
 
 

@@ -70,8 +70,7 @@ class Gateway:
         self._learning: list[asyncio.Task[None]] = []
         self._alone = count(1)
         self._answered = asyncio.Event()
-        self._untold = len(settings.servers)
-        """Servers that have not told their models yet."""
+        self._untold = {server.name: "has not answered yet" for server in settings.servers}
 
     async def __aenter__(self) -> Self:
         for settings in self.settings.pools:
@@ -106,6 +105,10 @@ class Gateway:
 
     def stats(self) -> list[PoolStats]:
         return [pool.stats() for pool in self._pools.values()]
+
+    def untold(self) -> Mapping[str, str]:
+        """Servers that have not told their models yet, and why."""
+        return self._untold
 
     def models(self) -> list[ModelCard]:
         """Every name that callers may use, aliases too."""
@@ -234,15 +237,14 @@ class Gateway:
     async def _learn(self, server: DeploymentSettings) -> None:
         """Ask a server for its models until it tells, then let it join the pool of each."""
         health = self.settings.health
-        why = ""
         while True:
             try:
                 names = await self._upstream.models(server, health.probe_timeout_s)
                 break
             except SendError as error:
-                if str(error) != why:
-                    why = str(error)
-                    self._observe(DeploymentChanged("", server.name, up=False, why=why))
+                if str(error) != self._untold[server.name]:
+                    self._untold[server.name] = str(error)
+                    self._observe(DeploymentChanged("", server.name, up=False, why=str(error)))
             except Exception as error:  # A bug, which must not lose the server.
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": f"asking {server.name} for its models failed", "exception": error}
@@ -251,7 +253,7 @@ class Gateway:
         for name in dict.fromkeys(names):
             pool = self._pools.get(name) or self._open(PoolSettings(name, ()))
             pool.add(_serving(server, name))
-        self._untold -= 1
+        del self._untold[server.name]
 
 
 def _serving(server: DeploymentSettings, model: str) -> DeploymentSettings:

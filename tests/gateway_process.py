@@ -89,12 +89,11 @@ class GatewayProcess:
 
     async def wait_ready(self, deployments: int = 1) -> None:
         """Until so many deployments are up."""
-        async with aiohttp.ClientSession() as session, asyncio.timeout(_START_S_MAX):
+        async with asyncio.timeout(_START_S_MAX):
             while True:
-                async with session.get(f"{self.url}/status") as response:
-                    status = await response.json()
-                up = [d for pool in status["models"] for d in pool["deployments"] if d["state"] == "up"]
-                if len(up) >= deployments:
+                samples = await self.metrics()
+                up = (value for name, value in samples.items() if "deployment_up{" in name)
+                if sum(up) >= deployments:
                     return
                 await asyncio.sleep(0.05)
 

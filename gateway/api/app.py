@@ -61,8 +61,10 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(runtime.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    async def status(_: Request) -> Response:
-        return _json(orjson.dumps({"ready": gateway.ready, "models": _status(runtime)}))
+    async def status(request: Request) -> Response:
+        keys.check(dict(request.headers.raw))  # it names addresses
+        body = {"ready": gateway.ready, "models": _status(runtime), "not_answered": gateway.untold()}
+        return _json(orjson.dumps(body))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

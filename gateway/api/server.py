@@ -19,6 +19,7 @@ import uvicorn
 
 from gateway.api.app import create_app
 from gateway.api.drain import Drain
+from gateway.api.protocol import Protocol
 from gateway.bootstrap import Runtime
 from gateway.core.settings import DrainSettings
 from gateway.errors import StartError
@@ -97,7 +98,7 @@ async def serve(
     drain, settings = Drain(), runtime.config.drain
     config = uvicorn.Config(
         create_app(runtime, drain),
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

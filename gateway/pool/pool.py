@@ -37,6 +37,7 @@ from gateway.errors import (
     Overloaded,
     ServerFailed,
 )
+from gateway.messages import Task
 from gateway.pool.member import Member
 from gateway.pool.port import ITEMS_MAX, Answer, Request, SendError, Upstream
 
@@ -291,13 +292,15 @@ class Pool:
         batch.drop_ended()
         if failure is Failure.REJECTED:
             if callers == 1:
-                _fail(batch, BadRequest(f"the server refused the input: {error}", param="input"))
+                param = "documents" if batch.key.task is Task.RERANK else "input"
+                _fail(batch, BadRequest(f"the server refused the input: {error}", param=param))
                 return
             # One caller's input is at fault. It must not fail the others, so look for it in halves. (Of two
             # callers of whom one has left, the other is not to blame until it was alone.)
             self._again.extend(half for half in batch.halves() if half.entries)
             return
-        if failure is Failure.TIMEOUT and timeout_s < _PATIENCE * member.settings.timeout_s:
+        hurried = failure is Failure.TIMEOUT and timeout_s < _PATIENCE * member.settings.timeout_s
+        if hurried or failure is Failure.OVERLOADED:
             member.state.health.suspect()
         else:
             refused = failure is Failure.REFUSED

@@ -45,7 +45,7 @@ async def test_https_to_a_plain_server(upstream: InfinityUpstream, fake_infinity
 
 async def test_http_to_a_server_of_tls(upstream: InfinityUpstream, tmp_path: Path) -> None:
     """The other way round what comes back, if anything, is not HTTP."""
-    async with listening(never, ssl=tls(tmp_path)) as base:
+    async with listening(never, ssl=tls()) as base:
         error = await failure_of(upstream, deployment(base))
 
     assert error.failure in (Failure.BAD_ANSWER, Failure.DISCONNECTED)
@@ -53,7 +53,7 @@ async def test_http_to_a_server_of_tls(upstream: InfinityUpstream, tmp_path: Pat
 
 async def test_a_certificate_that_nobody_vouches_for(upstream: InfinityUpstream, tmp_path: Path) -> None:
     """Nothing is sent over TLS that cannot be verified, and the words name the certificate."""
-    async with listening(never, ssl=tls(tmp_path)) as base:
+    async with listening(never, ssl=tls()) as base:
         error = await failure_of(upstream, deployment(base.replace("http:", "https:")))
 
     assert error.failure is Failure.REFUSED
