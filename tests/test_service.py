@@ -15,6 +15,7 @@ from gateway.core.retry import Failure
 from gateway.core.router import UNNAMED
 from gateway.core.settings import (
     AdmissionSettings,
+    BatchingSettings,
     DeploymentSettings,
     EngineSettings,
     HealthSettings,
@@ -90,6 +91,21 @@ async def test_embeddings_come_in_the_order_of_the_inputs() -> None:
     assert result.vectors == vectors_of("x", "yy", "x")
     assert (result.model, result.tokens) == ("m", 4)
     assert (result.timings.queue_s, result.timings.upstream_s) == (0, 2)
+
+
+@fake_time
+async def test_the_time_in_the_queue_is_told_apart_from_the_time_at_the_server() -> None:
+    """Who is slow, the gateway or the server, is the first thing that is asked."""
+    upstream = RecordingUpstream(latency_s=2)
+    settings = EngineSettings(batching=BatchingSettings(in_flight_max=1))
+
+    async with serving(upstream, pool("m"), settings=settings) as gateway:
+        first = asyncio.get_running_loop().create_task(gateway.embed(EmbeddingCall(["x"], "m")))
+        await asyncio.sleep(0.5)
+        second = await gateway.embed(EmbeddingCall(["y"], "m"))
+        await first
+
+    assert (second.timings.queue_s, second.timings.upstream_s) == (1.5, 2)
 
 
 @fake_time
@@ -369,11 +385,11 @@ async def test_equal_parameters_share_a_batch_in_whatever_order_they_come() -> N
     """And from wherever: the configuration or the call."""
     upstream = RecordingUpstream(latency_s=1)
 
-    async with serving(upstream, pool("m", "a", {"p": 1})) as gateway:
+    async with serving(upstream, pool("m", "a", {"r": 3})) as gateway:
         await asyncio.gather(
             gateway.embed(EmbeddingCall(["x"], "m", params={"p": 1, "q": 2})),
-            gateway.embed(EmbeddingCall(["y"], "m", params={"q": 2, "p": 1})),
-            gateway.embed(EmbeddingCall(["z"], "m", params={"q": 2})),
+            gateway.embed(EmbeddingCall(["y"], "m", params={"q": 2, "p": 1, "r": 3})),
+            gateway.embed(EmbeddingCall(["z"], "m", params={"r": 3, "q": 2, "p": 1})),
         )
 
     assert [batch.items for batch in upstream.batches] == [["x", "y", "z"]]
@@ -662,7 +678,12 @@ async def test_a_model_is_not_unknown_while_a_server_has_not_told_its_models() -
 
     async with serving(upstream, settings=learning("a", "b")) as gateway:
         with pytest.raises(NoDeployment):
-            await gateway.embed(EmbeddingCall(["x"], "n"))
+            await gateway.embed(EmbeddingCall(["x"], "o"))
+
+        upstream.down.clear()
+        await asyncio.sleep(1)
+        with pytest.raises(UnknownModel, match="known are m, n"):
+            await gateway.embed(EmbeddingCall(["x"], "o"))
 
 
 class BrokenUpstream(RecordingUpstream):

@@ -86,11 +86,12 @@ def test_a_lane_that_was_empty_has_the_turn_of_its_new_head() -> None:
     assert content(lanes.take(32, now=0)) == whole(third)
 
 
-def test_the_order_of_lanes_outlives_the_end_of_most_of_them() -> None:
+@pytest.mark.parametrize("staying", [5, 40, 100, 200])
+def test_the_order_of_lanes_outlives_the_end_of_most_of_them(staying: int) -> None:
     """Whoever is left is taken in order of arrival."""
     lanes = Lanes()
     calls = [ticket(lanes, key=rerank(str(i))) for i in range(500)]
-    left = set(random.Random(0).sample(range(500), 40))
+    left = set(random.Random(0).sample(range(500), staying))
     for i, call in enumerate(calls):
         if i not in left:
             give_up(call)

@@ -16,6 +16,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 import orjson
@@ -72,6 +73,8 @@ class RecordingUpstream:
     latencies: dict[str, float] = field(default_factory=dict)
     latency_of: Callable[[str, Request], float] | None = None
     """Comes before both."""
+    serial: bool = False
+    """Servers do one thing after the other, as Infinity does; also what the gateway has given up."""
     facts: dict[str, ServerFacts] = field(default_factory=dict)
     """What a server tells of itself; one that is not named does everything."""
     served: dict[str, list[str]] = field(default_factory=dict)
@@ -86,6 +89,8 @@ class RecordingUpstream:
     """Servers where nothing listens."""
     hung: set[str] = field(default_factory=set)
     """Servers that take everything and answer nothing."""
+    full: set[str] = field(default_factory=set)
+    """Servers that answer everything with 429."""
 
     batches: list[Sent] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -96,6 +101,8 @@ class RecordingUpstream:
     in_flight: Counter[str] = field(default_factory=Counter)
     """Batches under way at each server."""
     in_flight_most: Counter[str] = field(default_factory=Counter)
+    free_at: dict[str, float] = field(default_factory=dict)
+    """When each server will have done all that it has been given, if it is serial."""
 
     async def inspect(self, deployment: DeploymentSettings, timeout_s: float) -> ServerFacts:
         name = deployment.name
@@ -112,6 +119,7 @@ class RecordingUpstream:
         if request.items == [PING]:
             self.probes.append(Probed(_now(), name, "canary"))
             await self._reach(name, timeout_s)
+            await self._take(max(0.0, self.free_at.get(name, 0.0) - _now()), timeout_s)
             return self._answer(request)
         # Copies: a test may want to see when the gateway itself lets go of a text.
         self.batches.append(Sent(_now(), name, [str(item) for item in request.items]))
@@ -130,20 +138,27 @@ class RecordingUpstream:
             raise SendError(fault.failure, fault.message)
         await self._reach(name, timeout_s)
         latency_s = self._latency_s(name, request)
-        if latency_s > timeout_s or (fault and fault.failure is Failure.TIMEOUT):
-            await asyncio.sleep(timeout_s)
-            raise SendError(Failure.TIMEOUT, f"no answer within {timeout_s:.3g} s")
-        await asyncio.sleep(latency_s)
+        if self.serial:
+            self.free_at[name] = max(_now(), self.free_at.get(name, 0.0)) + latency_s
+            latency_s = self.free_at[name] - _now()
+        await self._take(inf if fault and fault.failure is Failure.TIMEOUT else latency_s, timeout_s)
         if fault:
             raise SendError(fault.failure, fault.message)
         return self._answer(request)
 
+    async def _take(self, latency_s: float, timeout_s: float) -> None:
+        if latency_s > timeout_s:
+            await asyncio.sleep(timeout_s)
+            raise SendError(Failure.TIMEOUT, f"no answer within {timeout_s:.3g} s")
+        await asyncio.sleep(latency_s)
+
     async def _reach(self, name: str, timeout_s: float) -> None:
         if name in self.down:
             raise SendError(Failure.REFUSED, "no connection: refused")
+        if name in self.full:
+            raise SendError(Failure.OVERLOADED, "overloaded (status 429)")
         if name in self.hung:
-            await asyncio.sleep(timeout_s)
-            raise SendError(Failure.TIMEOUT, f"no answer within {timeout_s:.3g} s")
+            await self._take(inf, timeout_s)
 
     def _latency_s(self, name: str, request: Request) -> float:
         if self.latency_of:
