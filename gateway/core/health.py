@@ -22,13 +22,13 @@ class Health:
     """The state of one deployment. Every transition is in this class; `on_*` return whether there is news:
     another state, or another reason for not being up."""
 
-    __slots__ = ("_failures", "_settings", "_since", "_suspect", "_up_since", "state", "why")
+    __slots__ = ("_answered_at", "_failures", "_settings", "_since", "_suspect", "_up_since", "state", "why")
 
     def __init__(self, settings: HealthSettings, now: float) -> None:
         self._settings = settings
         self._failures = 0
         self._suspect = False
-        self._up_since = now
+        self._up_since = self._answered_at = now
         self._since = now - settings.probe_interval_s  # a new deployment is probed at once
         self.state = State.STARTING
         self.why = "has not answered yet"
@@ -48,11 +48,14 @@ class Health:
         """Something took long that may have had other reasons: have it probed at once."""
         self._suspect = True
 
+    def has_answered_since(self, time: float) -> bool:
+        return self._answered_at > time
+
     def on_answer(self, now: float) -> None:
         """A batch was answered. Alone it does not end DOWN: what answers now may have been asked long ago."""
         self._failures = 0
         self._suspect = False
-        self._since = now
+        self._since = self._answered_at = now
 
     def on_probe_answer(self, now: float) -> bool:
         """A probe was answered."""

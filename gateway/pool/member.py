@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from gateway.core.balancer import Deployment
 from gateway.core.lanes import BatchKey
+from gateway.core.retry import Failure
 from gateway.core.settings import DeploymentSettings, HealthSettings
 from gateway.messages import Task
 from gateway.pool.port import Request, SendError, ServerFacts, Upstream
@@ -47,12 +48,17 @@ class Member:
     async def _probe(self, upstream: Upstream, timeout_s: float) -> bool:
         loop = asyncio.get_running_loop()
         health = self.state.health
+        asked = loop.time()
         try:
             if health.is_up and self.facts:
                 await upstream.send(self.settings, _canary(self.facts), timeout_s)
             else:
                 self.facts = await upstream.inspect(self.settings, timeout_s)
         except SendError as error:
+            if health.is_up and (error.failure is Failure.OVERLOADED or health.has_answered_since(asked)):
+                # It has more to do than our probe, and does it.
+                health.on_answer(loop.time())
+                return False
             # A single item that is not answered in all that time says as much as a refused connection.
             return health.on_failure(loop.time(), str(error), refused=True)
         except Exception as error:  # A bug, which must not end the watch: nobody else would take it back.

@@ -1,7 +1,5 @@
 """Servers that go and come back, and what that means for calls."""
 
-import pytest
-
 from gateway.core.retry import Failure
 from gateway.core.settings import BatchingSettings, EngineSettings, HealthSettings
 from gateway.errors import DeadlineExceeded, NoDeployment, Overloaded
@@ -253,10 +251,6 @@ async def test_a_timeout_of_a_patient_caller_and_then_of_a_probe_take_a_server_d
         assert states(pool) == {"a": "down"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Member._probe: a canary behind the work that a server has takes it down, though it answers",
-)
 @fake_time
 async def test_a_slow_server_that_keeps_answering_is_not_taken_out_by_a_canary() -> None:
     """The canary stands in the server's queue behind our own batches, and these are answered."""
@@ -271,9 +265,6 @@ async def test_a_slow_server_that_keeps_answering_is_not_taken_out_by_a_canary()
         assert [await outcome(call) for call in calls] == ["answered"] * 16
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Member._probe: a canary answered with 429 takes the server down, so callers get 503"
-)
 @fake_time
 async def test_a_server_that_has_too_much_to_do_is_overloaded_and_not_down() -> None:
     """Callers are told to come back, in words that do not make an ingress take the gateway out."""

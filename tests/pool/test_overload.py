@@ -11,20 +11,8 @@ from tests.pool.pools import ask, now, outcome, running, texts
 LASTS_S = 600.0
 
 
-@pytest.mark.parametrize(
-    "batch_s",
-    [
-        1.0,
-        3.0,
-        pytest.param(
-            4.0,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="in_flight_max is fixed: 8 batches x 4 s > timeout_s, so nearly all are late",
-            ),
-        ),
-    ],
-)
+# At 4 s and 8 batches at a time, the last would wait longer than its time limit: the limit must be learned.
+@pytest.mark.parametrize("batch_s", [1.0, 3.0])
 @fake_time
 async def test_a_slow_server_that_is_kept_busy_goes_on_answering(batch_s: float) -> None:
     """What stands in its queue must not run out of time there: it would work for nobody, ever more."""
