@@ -30,7 +30,7 @@ check: .venv/installed ## types, style and the import contract
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-bench: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 3 minutes)
+bench: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 6 minutes)
 	$(VENV)/python -m benchmarks.upstream_bound --texts short
 	$(VENV)/python -m benchmarks.upstream_bound --texts mixed
 
