@@ -8,7 +8,7 @@ So a batch mixes calls, a large call spreads over several batches, and nothing o
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.core.fairness import CLASSES, call_class
@@ -165,9 +165,6 @@ class Lane:
             entries.popleft()
         return entries[0].ticket if entries else None
 
-    def entries(self) -> Iterable[Entry]:
-        return iter(self._entries)
-
     def take(self, most: int, now: float) -> list[Entry]:
         taken: list[Entry] = []
         entries = self._entries
@@ -258,11 +255,6 @@ class Lanes:
         """When the oldest item will have waited long enough; None when nothing waits."""
         head = self._oldest()
         return None if head is None else head[1].arrived + self._wait_s_max
-
-    def tickets(self) -> list[Ticket]:
-        """Every ticket of which something waits."""
-        waiting = (entry.ticket for lane in self._lanes.values() for entry in lane.entries())
-        return list(dict.fromkeys(ticket for ticket in waiting if not ticket.ended))
 
     def _next(self, now: float) -> Lane | None:
         head = self._oldest()
