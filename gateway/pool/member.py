@@ -48,9 +48,9 @@ class Member:
     async def _probe(self, upstream: Upstream, timeout_s: float) -> bool:
         loop = asyncio.get_running_loop()
         health = self.state.health
-        asked = loop.time()
+        asked, was_up = loop.time(), health.is_up
         try:
-            if health.is_up and self.facts:
+            if was_up and self.facts:
                 await upstream.send(self.settings, _canary(self.facts), timeout_s)
             else:
                 self.facts = await upstream.inspect(self.settings, timeout_s)
@@ -64,6 +64,8 @@ class Member:
         except Exception as error:  # A bug, which must not end the watch: nobody else would take it back.
             loop.call_exception_handler({"message": "a probe failed", "exception": error})
             return health.on_failure(loop.time(), "internal error")
+        if was_up and not health.is_up:
+            return False  # It went down meanwhile, and whoever comes back is inspected first.
         return health.on_probe_answer(loop.time())
 
 

@@ -252,6 +252,21 @@ async def test_a_timeout_of_a_patient_caller_and_then_of_a_probe_take_a_server_d
 
 
 @fake_time
+async def test_a_canary_of_before_an_outage_does_not_end_it() -> None:
+    """Whoever listens there next is inspected first: it may serve something else."""
+    upstream = RecordingUpstream()
+
+    async with running(upstream, "a", SETTINGS) as pool:
+        upstream.free_at["a"] = SETTINGS.health.silent_s_max + 1
+        await at(SETTINGS.health.silent_s_max + 0.5)
+        upstream.down.add("a")
+        assert isinstance(await failure(ask(pool, "x")), NoDeployment)
+        await at(SETTINGS.health.silent_s_max + 1.25)
+
+        assert states(pool) == {"a": "down"}
+
+
+@fake_time
 async def test_a_slow_server_that_keeps_answering_is_not_taken_out_by_a_canary() -> None:
     """The canary stands in the server's queue behind our own batches, and these are answered."""
     upstream = RecordingUpstream(latency_s=3, serial=True)
