@@ -6,8 +6,10 @@ calls would meet past the saturation point.
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urlsplit
 
 
@@ -43,8 +45,7 @@ class _Connection(asyncio.Protocol):
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -71,7 +72,7 @@ class _Connection(asyncio.Protocol):
         if request is None:
             self._transport.close()
             return
-        self._sent_at = self._run.loop.time()
+        self._sent_at = time.perf_counter()
         self._transport.write(request)
 
 
@@ -87,10 +88,10 @@ class _Run:
         self._open = connections
 
     def next_request(self) -> bytes | None:
-        return next(self._requests) if self.loop.time() < self.until else None
+        return next(self._requests) if time.perf_counter() < self.until else None
 
     def ended(self, sent_at: float, good: bool) -> None:
-        now = self.loop.time()
+        now = time.perf_counter()
         if self.measured_from <= sent_at and now <= self.until:
             self.latencies_s.append(now - sent_at)
             self.errors += not good
@@ -102,18 +103,22 @@ class _Run:
 
 
 async def closed_loop(
-    url: str, bodies: Sequence[bytes], connections: int, seconds: float, warm_up_s: float = 1.0
+    url: str,
+    bodies: Sequence[bytes],
+    connections: int,
+    seconds: float,
+    warm_up_s: float = 1.0,
+    key: str = "",
 ) -> Result:
     """POST `bodies` in turn to `url` over so many connections, for `seconds` after a warm-up."""
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    requests = [
-        b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (parts.path.encode(), parts.netloc.encode(), len(body), body)
-        for body in bodies
-    ]
+    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+    if key:
+        head += f"Authorization: Bearer {key}\r\n"
+    requests = [b"%bContent-Length: %d\r\n\r\n%b" % (head.encode(), len(body), body) for body in bodies]
     run = _Run(itertools.cycle(requests), connections)
-    run.measured_from = run.loop.time() + warm_up_s
+    run.measured_from = time.perf_counter() + warm_up_s
     run.until = run.measured_from + seconds
     for _ in range(connections):
         await run.loop.create_connection(lambda: _Connection(run), host, port)

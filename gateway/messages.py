@@ -33,6 +33,8 @@ class EmbeddingCall:
     params: Mapping[str, Scalar] = field(default_factory=dict)
     """Passed on to the server as they are."""
     timeout_s: float | None = None
+    caller: str = ""
+    """Who asks, for fair shares between callers."""
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class RerankCall:
     top_n: int | None = None
     params: Mapping[str, Scalar] = field(default_factory=dict)
     timeout_s: float | None = None
+    caller: str = ""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class ClassifyCall:
     model: str | None = None
     params: Mapping[str, Scalar] = field(default_factory=dict)
     timeout_s: float | None = None
+    caller: str = ""
 
 
 Call = EmbeddingCall | RerankCall | ClassifyCall

@@ -3,15 +3,15 @@
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import count
 from types import TracebackType
-from typing import Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import orjson
 
 from gateway import vectors
-from gateway.core.events import CallServed, DeploymentChanged, Event, FellBack, Observer
+from gateway.core.events import CallServed, DeploymentChanged, DeploymentGone, Event, FellBack, Observer
 from gateway.core.lanes import BatchKey, Ticket
 from gateway.core.router import UNNAMED, Router, capability
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
@@ -40,9 +40,14 @@ from gateway.messages import (
 )
 from gateway.pool import Pool, PoolStats, SendError, Upstream
 
+_Asked = TypeVar("_Asked", bound=Call)
 _Result = TypeVar("_Result")
 
 BY_EMBEDDING = "scored by cosine similarity of embeddings, since no reranker is configured for this model"
+
+_EMBED, _RERANK, _CLASSIFY = (capability(task) for task in (Task.EMBED, Task.RERANK, Task.CLASSIFY))
+_TEXTS = BatchKey(Task.EMBED)
+"""What texts have in common with which nothing else is sent."""
 
 
 class Directory(Upstream, Protocol):
@@ -67,6 +72,8 @@ class Gateway:
         self._rng = rng or random.Random()
         self._router = Router(settings.router)
         self._pools: dict[str, Pool] = {}
+        self._resolved: dict[tuple[str | None, str], str] = {}
+        """Model and capability → the pool that is meant, as long as no pool changes."""
         self._learning: list[asyncio.Task[None]] = []
         self._alone = count(1)
         self._answered = asyncio.Event()
@@ -99,8 +106,11 @@ class Gateway:
         await self._answered.wait()
 
     def _observe(self, event: Event) -> None:
-        if isinstance(event, DeploymentChanged) and event.up:
-            self._answered.set()
+        kind = type(event)
+        if kind is DeploymentChanged or kind is DeploymentGone:
+            self._resolved.clear()  # what a server can do is learned just before it is up
+            if isinstance(event, DeploymentChanged) and event.up:
+                self._answered.set()
         self._listener(event)
 
     def stats(self) -> list[PoolStats]:
@@ -117,38 +127,42 @@ class Gateway:
 
     # The three tasks
 
-    async def embed(self, call: EmbeddingCall) -> EmbeddingResult:
-        async def answer(pool: Pool, model: str, deadline: float) -> EmbeddingResult:
-            items = _with_prefix(call.inputs, pool.settings.prefixes.get(call.role or ""))
-            alone = 0 if call.modality is Modality.TEXT else next(self._alone)
-            key = BatchKey(Task.EMBED, _params(pool, call), None, call.modality, alone)
-            ticket = await self._ask(pool, key, items, deadline)
-            found = cast("list[bytes]", ticket.answers)
-            if call.dimensions is not None:
-                found = vectors.cut(found, call.dimensions)
-            return EmbeddingResult(model, found, ticket.tokens, _timings(ticket))
+    def embed(self, call: EmbeddingCall) -> Coroutine[Any, Any, EmbeddingResult]:
+        needed = _EMBED if call.modality is Modality.TEXT else capability(Task.EMBED, call.modality)
+        return self._serve(call, needed, self._embed)
 
-        return await self._serve(call, capability(Task.EMBED, call.modality), answer)
+    def rerank(self, call: RerankCall) -> Coroutine[Any, Any, RerankResult]:
+        return self._serve(call, _RERANK, self._rerank)
 
-    async def rerank(self, call: RerankCall) -> RerankResult:
-        async def answer(pool: Pool, model: str, deadline: float) -> RerankResult:
-            if self._by_embedding and capability(Task.RERANK) not in pool.capabilities:
-                return await self._rerank_by_embedding(pool, model, call, deadline)
-            key = BatchKey(Task.RERANK, _params(pool, call), call.query)
-            ticket = await self._ask(pool, key, list(call.documents), deadline)
-            scores = cast("list[float]", ticket.answers)
-            return RerankResult(model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket))
+    def classify(self, call: ClassifyCall) -> Coroutine[Any, Any, ClassifyResult]:
+        return self._serve(call, _CLASSIFY, self._classify)
 
-        return await self._serve(call, capability(Task.RERANK), answer)
+    async def _embed(self, pool: Pool, model: str, call: EmbeddingCall, deadline: float) -> EmbeddingResult:
+        items = _with_prefix(call.inputs, pool.settings.prefixes.get(call.role or ""))
+        params = _params(pool, call)
+        if call.modality is not Modality.TEXT:
+            key = BatchKey(Task.EMBED, params, None, call.modality, next(self._alone))
+        else:
+            key = BatchKey(Task.EMBED, params) if params else _TEXTS
+        ticket = self._served(pool, await pool.ask(key, items, deadline, call.caller))
+        found = cast("list[bytes]", ticket.answers)
+        if call.dimensions is not None:
+            found = vectors.cut(found, call.dimensions)
+        return EmbeddingResult(model, found, ticket.tokens, _timings(ticket))
 
-    async def classify(self, call: ClassifyCall) -> ClassifyResult:
-        async def answer(pool: Pool, model: str, deadline: float) -> ClassifyResult:
-            key = BatchKey(Task.CLASSIFY, _params(pool, call))
-            ticket = await self._ask(pool, key, list(call.inputs), deadline)
-            labels = cast("list[bytes]", ticket.answers)
-            return ClassifyResult(model, labels, ticket.tokens, _timings(ticket))
+    async def _rerank(self, pool: Pool, model: str, call: RerankCall, deadline: float) -> RerankResult:
+        if self._by_embedding and _RERANK not in pool.capabilities:
+            return await self._rerank_by_embedding(pool, model, call, deadline)
+        key = BatchKey(Task.RERANK, _params(pool, call), call.query)
+        ticket = self._served(pool, await pool.ask(key, list(call.documents), deadline, call.caller))
+        scores = cast("list[float]", ticket.answers)
+        return RerankResult(model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket))
 
-        return await self._serve(call, capability(Task.CLASSIFY), answer)
+    async def _classify(self, pool: Pool, model: str, call: ClassifyCall, deadline: float) -> ClassifyResult:
+        key = BatchKey(Task.CLASSIFY, _params(pool, call))
+        ticket = self._served(pool, await pool.ask(key, list(call.inputs), deadline, call.caller))
+        labels = cast("list[bytes]", ticket.answers)
+        return ClassifyResult(model, labels, ticket.tokens, _timings(ticket))
 
     @property
     def _by_embedding(self) -> bool:
@@ -160,7 +174,8 @@ class Gateway:
         prefixes = pool.settings.prefixes
         items = _with_prefix([call.query], prefixes.get("query"))
         items += _with_prefix(call.documents, prefixes.get("document"))
-        ticket = await self._ask(pool, BatchKey(Task.EMBED, _params(pool, call)), items, deadline)
+        key = BatchKey(Task.EMBED, _params(pool, call))
+        ticket = self._served(pool, await pool.ask(key, items, deadline, call.caller))
         query, *documents = cast("list[bytes]", ticket.answers)
         scores = vectors.cosine(query, documents)
         return RerankResult(
@@ -168,7 +183,10 @@ class Gateway:
         )
 
     async def _serve(
-        self, call: Call, needed: str, answer: Callable[[Pool, str, float], Awaitable[_Result]]
+        self,
+        call: _Asked,
+        needed: str,
+        answer: Callable[[Pool, str, _Asked, float], Coroutine[Any, Any, _Result]],
     ) -> _Result:
         """The answer of the pool that is meant, or of the first fallback that can give one.
 
@@ -177,7 +195,7 @@ class Gateway:
         limits = self.settings.limits
         timeout_s = min(call.timeout_s or limits.timeout_s, limits.timeout_s_max)
         deadline = asyncio.get_running_loop().time() + timeout_s
-        meant = self._meant(call.model, needed)
+        meant = self._resolved.get((call.model, needed)) or self._resolve(call.model, needed)
         asked = meant if call.model is None or call.model == UNNAMED else call.model
         failed: GatewayError | None = None
         for name in self._router.with_fallbacks(meant):
@@ -187,7 +205,7 @@ class Gateway:
             if failed:
                 self._observe(FellBack(meant, name))
             try:
-                return await answer(pool, asked if name == meant else name, deadline)
+                return await answer(pool, asked if name == meant else name, call, deadline)
             except (TemporaryError, UpstreamError) as error:
                 if isinstance(error, DeadlineExceeded | Draining):
                     raise
@@ -195,31 +213,36 @@ class Gateway:
         assert failed is not None
         raise failed
 
-    def _meant(self, model: str | None, needed: str) -> str:
+    def _resolve(self, model: str | None, needed: str) -> str:
         """The pool that is meant by a call's model, or by none."""
         able = self._able()
         named = model is not None and model != UNNAMED
-        reranks = capability(Task.RERANK)
         # Who names no model means a reranker as long as there is one.
-        if self._by_embedding and (named or not any(reranks in can for can in able.values())):
-            able = {name: can | {reranks} if "embed" in can else can for name, can in able.items()}
+        if self._by_embedding and (named or not any(_RERANK in can for can in able.values())):
+            able = {name: can | {_RERANK} if _EMBED in can else can for name, can in able.items()}
         try:
-            return self._router.resolve(model, needed, able)
+            meant = self._router.resolve(model, needed, able)
         except UnknownModel as error:
             if not self._untold:
                 raise
             # It may be one of theirs. Callers give up on 404, and try again on 503.
             raise NoDeployment(f"{error}, and not every server has told its models yet") from None
+        self._resolved[model, needed] = meant  # errors are not kept: callers can make up names without end
+        return meant
 
     def label(self, model: str | None) -> str:
         """The model's name for a metric: what callers may use, else nothing."""
-        return model if model in self._router.names(self._pools) else ""
+        return model if model is not None and self._router.knows(model, self._pools) else ""
 
-    async def _ask(self, pool: Pool, key: BatchKey, items: list[str], deadline: float) -> Ticket:
-        ticket = await pool.ask(key, items, deadline)
-        self._observe(
+    def _served(self, pool: Pool, ticket: Ticket) -> Ticket:
+        """Report a ticket that has all its answers."""
+        self._listener(
             CallServed(
-                pool.settings.name, ticket.call_class, len(items), ticket.tokens, ticket.left - ticket.arrived
+                pool.settings.name,
+                ticket.call_class,
+                len(ticket.items),
+                ticket.tokens,
+                ticket.left - ticket.arrived,
             )
         )
         return ticket
@@ -232,6 +255,7 @@ class Gateway:
     def _open(self, settings: PoolSettings) -> Pool:
         pool = Pool(settings, self.settings, self._upstream, self._observe, self._rng)
         self._pools[settings.name] = pool
+        self._resolved.clear()
         return pool
 
     async def _learn(self, server: DeploymentSettings) -> None:

@@ -781,7 +781,8 @@ def test_a_key_of_another_kind_is_refused_unseen(key: object) -> None:
             {"batching": {"items_max": 8.0}},
             "batching.items_max: expected a whole number above 0 and up to 10^12, got 8.0",
         ),
-        ({"batching": {"in_flight_max": "auto"}}, "batching.in_flight_max: expected a whole number above 0"),
+        ({"batching": {"in_flight_max": 0}}, "batching.in_flight_max: expected a whole number above 0"),
+        ({"batching": {"tokens_max": "auto"}}, "batching.tokens_max: expected a whole number above 0"),
         (
             {"batching": {"max_wait_ms": -1}},
             "batching.max_wait_ms: expected a number from 0 to 10^12, got -1",
@@ -794,7 +795,7 @@ def test_a_key_of_another_kind_is_refused_unseen(key: object) -> None:
         ({"limits": []}, "limits: expected a mapping, got a list"),
         ({"rerank_documents": "text"}, "rerank_documents: expected one of auto, string, object, got 'text'"),
         ({"allow_anonymous": "yes"}, "allow_anonymous: expected true or false, got 'yes'"),
-        ({"cache": {"bytes_max": 1}}, "cache: this version does not know it yet; leave it out"),
+        ({"cache": {"bytes_max": -1}}, "cache.bytes_max: expected a whole number from 0"),
         ({"keys": [{"name": "a"}]}, "keys: this version does not know it yet; leave it out"),
         ({"batchin": {}}, "batchin: unknown key; did you mean batching?"),
         (
@@ -817,7 +818,7 @@ def test_a_setting_of_the_gateway_that_does_not_fit_is_refused(section: dict[str
 def test_settings_left_out_or_empty_have_their_defaults() -> None:
     """`gateway:` with nothing below it is no mistake, nor is an empty section that is not known yet."""
     empty: dict[str, Any] = {
-        "batching": {"items_max": "auto"},
+        "batching": {"items_max": "auto", "in_flight_max": "auto"},
         "limits": None,
         "cache": {},
         "discovery": None,

@@ -480,13 +480,13 @@ async def test_a_model_that_can_only_embed_ranks_by_cosine_similarity_and_says_s
 
 @fake_time
 async def test_different_queries_share_a_batch_when_ranked_by_embedding() -> None:
-    """To the server they are texts like all others."""
+    """To the server they are texts like all others, and a document of both is sent once."""
     upstream = RecordingUpstream(latency_s=1, facts={"a": EMBEDS})
 
     async with serving(upstream, pool("m"), settings=BY_EMBEDDINGS) as gateway:
-        await asyncio.gather(*(gateway.rerank(RerankCall(q, ["a", "b"], "m")) for q in ("q", "r")))
+        await asyncio.gather(*(gateway.rerank(RerankCall(q, ["a", q + "b"], "m")) for q in ("q", "r")))
 
-    assert [batch.items for batch in upstream.batches] == [["q", "a", "b", "r", "a", "b"]]
+    assert [sorted(batch.items) for batch in upstream.batches] == [["a", "q", "qb", "r", "rb"]]
 
 
 @fake_time
@@ -552,17 +552,17 @@ async def test_dimensions_that_the_model_does_not_have_are_refused(dimensions: i
 
 
 @pytest.mark.parametrize(
-    ("role", "sent"), [("query", "query: x"), ("document", "x"), (None, "x"), ("other", "x")]
+    ("role", "prefix"), [("query", "query: "), ("document", ""), (None, ""), ("other", "")]
 )
 @fake_time
-async def test_the_prefix_of_a_role_is_put_before_each_text(role: str | None, sent: str) -> None:
+async def test_the_prefix_of_a_role_is_put_before_each_text(role: str | None, prefix: str) -> None:
     """Where the configuration has one for it."""
     upstream = RecordingUpstream()
 
     async with serving(upstream, pool("m", prefixes={"query": "query: "})) as gateway:
-        await gateway.embed(EmbeddingCall(["x", "x"], "m", role=role))
+        await gateway.embed(EmbeddingCall(["x", "y"], "m", role=role))
 
-    assert upstream.batches[0].items == [sent, sent]
+    assert upstream.batches[0].items == [f"{prefix}x", f"{prefix}y"]
 
 
 # Time
@@ -646,9 +646,9 @@ async def test_a_server_that_is_not_up_yet_is_taken_in_when_it_comes(fault: str)
         await asyncio.sleep(30)
         absent.clear()
         await asyncio.sleep(3)
-        await gateway.embed(EmbeddingCall(["x", "y"], "m"))
+        await asyncio.gather(*(gateway.embed(EmbeddingCall([text], "m")) for text in "xyz"))
 
-    assert {batch.deployment for batch in upstream.batches[1:]} == {"a", "b"}
+    assert "b" in {batch.deployment for batch in upstream.batches[1:]}
     told = [event for event in events if isinstance(event, DeploymentChanged) and not event.up]
     assert [(event.model, event.deployment) for event in told] == [("", "b")]
 

@@ -1,7 +1,7 @@
 """The routes."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,19 +26,33 @@ from gateway.errors import GatewayError
 from gateway.observability.metrics import CONTENT_TYPE
 
 
-def create_app(runtime: Runtime, drain: Drain) -> Starlette:
-    """The ASGI application of a runtime, which it enters at start-up and leaves at shutdown."""
-    config, gateway = runtime.config, runtime.gateway
+def call_endpoints(runtime: Runtime) -> dict[str, CallEndpoint]:
+    """The endpoints that take calls, by their paths. All of them are for POST."""
+    config = runtime.config
     limits, keys = config.engine.limits, Keys(config.master_key)
-
-    def call(path: str, dialect: Dialect) -> Route:
-        endpoint = CallEndpoint(path, dialect, gateway, keys, limits, runtime.observe)
-        return Route(path, endpoint, methods=["POST"])
-
     embeddings, classify = Embeddings(limits), Classify(limits)
     # On the paths of Cohere's API its clients' shape is certain; on /rerank it depends on who asks.
     rerank = Rerank(limits, config.rerank_documents)
     rerank_v1 = Rerank(limits, "object" if config.rerank_documents == "auto" else config.rerank_documents)
+    dialects: dict[str, Dialect] = {
+        "/v1/embeddings": embeddings,
+        "/embeddings": embeddings,
+        "/v1/rerank": rerank_v1,
+        "/rerank": rerank,
+        "/v1/classify": classify,
+        "/classify": classify,
+    }
+    return {
+        path: CallEndpoint(path, dialect, runtime.gateway, keys, limits, runtime.observe)
+        for path, dialect in dialects.items()
+    }
+
+
+def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]) -> Starlette:
+    """The ASGI application of a runtime, which it enters at start-up and leaves at shutdown. `calls` are
+    served at their paths.
+    """
+    gateway, keys = runtime.gateway, Keys(runtime.config.master_key)
     started = int(time.time())  # noqa: TID251 - a date for people, not a duration
 
     async def models(request: Request) -> Response:
@@ -73,12 +87,7 @@ def create_app(runtime: Runtime, drain: Drain) -> Starlette:
 
     app = Starlette(
         routes=[
-            call("/v1/embeddings", embeddings),
-            call("/embeddings", embeddings),
-            call("/v1/rerank", rerank_v1),
-            call("/rerank", rerank),
-            call("/v1/classify", classify),
-            call("/classify", classify),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in calls.items()),
             Route("/v1/models", models),
             Route("/models", models),
             Route("/health", health),
@@ -109,6 +118,9 @@ def _status(runtime: Runtime) -> list[dict[str, Any]]:
                     "why": deployment.why,
                     "in_flight_batches": deployment.batches,
                     "in_flight_items": deployment.items,
+                    "limit": deployment.limit,
+                    "busy_ratio": round(deployment.busy_ratio, 3),
+                    "service_seconds": deployment.service,
                 }
                 for deployment in pool.deployments
             ],

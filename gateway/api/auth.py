@@ -1,5 +1,6 @@
 """Who may call: a key, compared in constant time."""
 
+import hashlib
 import hmac
 from collections.abc import Mapping
 
@@ -12,6 +13,13 @@ class Keys:
 
     def __init__(self, master_key: Secret | None) -> None:
         self._key = master_key.reveal().encode() if master_key else None
+
+    def caller(self, headers: Mapping[bytes, bytes]) -> str:
+        """Who asks, as far as fair shares go: where one key is everybody's, all are one caller; where none is
+        needed, callers differ by what they send all the same. No secret: a digest.
+        """
+        given = headers.get(b"authorization") if self._key is None else None
+        return hashlib.blake2b(given, digest_size=8).hexdigest() if given else ""
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """Raise Unauthorized unless the headers carry the key, as `Authorization: Bearer` or `api-key`."""

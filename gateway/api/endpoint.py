@@ -1,4 +1,4 @@
-"""One HTTP call from its first byte to its last: a plain ASGI endpoint, since these routes are the hot ones.
+"""One HTTP call from its first byte to its last, without a framework, since these routes are the hot ones.
 
     key → body → dialect → service → body, or the error's own
 
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -33,15 +33,50 @@ _WATCH_AFTER_S = 0.05
 """Calls answered sooner are not watched for callers who hang up, which would cost a task for each."""
 
 
-class _Answer(NamedTuple):
+_HEAD = (
+    b"content-type: application/json\r\n"
+    b"content-length: %d\r\n"
+    b"server-timing: queue;dur=%.3f, upstream;dur=%.3f\r\n"
+)
+CLOSE = b"connection: close\r\n"
+
+
+class Caller(Protocol):
+    """Who waits for an answer."""
+
+    gone: bool
+    """It has hung up. Whoever notices cancels the task that answers it."""
+
+
+class Answer(NamedTuple):
+    """Whatever comes of a request. With the status `CALLER_GONE` it is only counted."""
+
     status: int
     reply: Reply = Reply(b"", "", Timings())
     items: int = 0
     headers: Sequence[tuple[bytes, bytes]] = ()
+    closes: bool = False
+    """The connection ends with it, since the rest of the body is not read."""
+
+    def head(self) -> bytes:
+        """The header fields of the answer, each a line with its name in small letters."""
+        body, _, timings = self.reply
+        lines = _HEAD % (len(body), timings.queue_s * 1e3, timings.upstream_s * 1e3)
+        for field in self.headers:
+            lines += b"%b: %b\r\n" % field
+        return lines + CLOSE if self.closes else lines
+
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The same, as ASGI wants them."""
+        parts = (line.partition(b": ") for line in self.head().splitlines())
+        return [(name, value) for name, _, value in parts]
 
 
 class CallEndpoint:
-    """Serves one route in one dialect."""
+    """Serves one route in one dialect: to ASGI servers when it is called, and to our own protocol, which
+    asks for a `refusal` when it has the head of a request, for an `answer` when it has the body, and has
+    the end counted by `report`.
+    """
 
     def __init__(
         self,
@@ -56,107 +91,132 @@ class CallEndpoint:
         self._dialect = dialect
         self._gateway = gateway
         self._keys = keys
-        self._limits = limits
+        self.body_bytes_max = limits.body_bytes_max
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        answer = await self._answer_to(scope, receive)
+        if answer.status != CALLER_GONE:
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.fields()})
+            await send({"type": "http.response.body", "body": answer.reply.body})
+        self.report(answer, loop.time() - started)
+
+    async def _answer_to(self, scope: Scope, receive: Receive) -> Answer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id: bytes = scope[REQUEST_ID]
-        answer = await self._answer(headers, receive, request_id)
-        timings = answer.reply.timings
-        if answer.status != CALLER_GONE:
-            timing = b"queue;dur=%.3f, upstream;dur=%.3f" % (timings.queue_s * 1e3, timings.upstream_s * 1e3)
-            body = answer.reply.body
-            fields = [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-                (b"server-timing", timing),
-                *answer.headers,
-            ]
-            await send({"type": "http.response.start", "status": answer.status, "headers": fields})
-            await send({"type": "http.response.body", "body": body})
+        if refusal := self.refusal(headers, request_id):
+            return refusal
+        body = bytearray()
+        more = True
+        while more:
+            try:
+                message = await receive()
+            except asyncio.CancelledError:
+                return self.stopped()
+            if message["type"] != "http.request":
+                return Answer(CALLER_GONE)
+            body += message.get("body", b"")
+            if len(body) > self.body_bytes_max:
+                return self.too_large()
+            more = message.get("more_body", False)
+        watch = _Watch(receive)
+        try:
+            return await self.answer(headers, body, request_id, watch)
+        finally:
+            watch.stop()
+
+    def refusal(self, headers: Mapping[bytes, bytes], request_id: bytes) -> Answer | None:
+        """What is wrong with a request by its head; None when its body is wanted."""
+        try:
+            self._keys.check(headers)
+            if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+                raise BadRequest("send the body as it is: compressed bodies are not taken")
+            length = headers.get(b"content-length", b"")
+            if length.isdigit() and int(length) > self.body_bytes_max:
+                raise TooLarge(f"the body has {int(length)} bytes; at most {self.body_bytes_max} are taken")
+        except GatewayError as error:
+            return self._refused(error, None)
+        except Exception:
+            return self._failed(request_id)
+        return None
+
+    def too_large(self) -> Answer:
+        """What to answer when more than `body_bytes_max` bytes of a body have come."""
+        error = TooLarge(f"the body has more than the {self.body_bytes_max} bytes that are taken")
+        return self._refused(error, None)
+
+    async def answer(
+        self, headers: Mapping[bytes, bytes], body: bytes | bytearray, request_id: bytes, caller: Caller
+    ) -> Answer:
+        """Whatever comes of a whole request. A cancellation is answered too: to end it is what was asked."""
+        exchange: Exchange | None = None
+        try:
+            exchange = self._dialect(parse_json(body), headers)
+            exchange.call.timeout_s = _timeout_of(headers)
+            exchange.call.caller = self._keys.caller(headers)
+            return Answer(200, await exchange.run(self._gateway, request_id), exchange.items)
+        except GatewayError as error:
+            return self._refused(error, exchange)
+        except asyncio.CancelledError:
+            if caller.gone:
+                return Answer(CALLER_GONE, items=exchange.items if exchange else 0)
+            return self.stopped(exchange)
+        except Exception:
+            return self._failed(request_id)
+
+    def report(self, answer: Answer, duration_s: float) -> None:
+        """Count a request that has ended with `answer`, so long after its head had come."""
+        _, model, timings = answer.reply
         self._observe(
             RequestEnded(
                 self._route,
-                answer.reply.model,
+                model,
                 answer.status,
-                loop.time() - started,
+                duration_s,
                 answer.items,
                 timings.queue_s,
                 timings.upstream_s,
             )
         )
 
-    async def _answer(self, headers: Mapping[bytes, bytes], receive: Receive, request_id: bytes) -> _Answer:
-        """Whatever comes of a request, as something to send."""
-        exchange: Exchange | None = None
-        watch = _Watch(receive)
-        try:
-            self._keys.check(headers)
-            fields = parse_json(await read_body(receive, headers, self._limits.body_bytes_max))
-            exchange = self._dialect(fields, headers)
-            exchange.call.timeout_s = _timeout_of(headers)
-            watch.start()
-            return _Answer(200, await exchange.run(self._gateway, request_id), exchange.items)
-        except GatewayError as error:
-            return self._refused(error, exchange)
-        except CallerGone:
-            return _Answer(CALLER_GONE)
-        except asyncio.CancelledError:
-            watch.uncancel()
-            if watch.caller_gone:
-                return _Answer(CALLER_GONE, items=exchange.items if exchange else 0)
-            # By the server, whose time to end is over.
-            return self._refused(Draining("this gateway is stopping"), exchange)
-        except Exception:
-            _log.exception("internal error on %s, request %s", self._route, request_id.decode())
-            body = error_body("internal error", "api_error", None, "internal_error")
-            return _Answer(500, Reply(body, "", Timings()))
-        finally:
-            watch.stop()
+    def stopped(self, exchange: Exchange | None = None) -> Answer:
+        """What to answer when the server cancels a request, because its time to end is over."""
+        if task := asyncio.current_task():
+            task.uncancel()  # it has only its answer left to send
+        return self._refused(Draining("this gateway is stopping"), exchange)
 
-    def _refused(self, error: GatewayError, exchange: Exchange | None) -> _Answer:
-        extra = headers_of(error)
+    def _failed(self, request_id: bytes) -> Answer:
+        _log.exception("internal error on %s, request %s", self._route, request_id.decode())
+        body = error_body("internal error", "api_error", None, "internal_error")
+        return Answer(500, Reply(body, "", Timings()))
+
+    def _refused(self, error: GatewayError, exchange: Exchange | None) -> Answer:
         if isinstance(error, TemporaryError | Unauthorized):
             self._observe(CallRejected(_reason(error)))
-        if isinstance(error, TooLarge):
-            extra.append((b"connection", b"close"))  # the rest of the body is not read
         model = self._gateway.label(exchange.call.model) if exchange else ""
         items = exchange.items if exchange else 0
-        return _Answer(status_of(error), Reply(body_of(error), model, Timings()), items, extra)
-
-
-class CallerGone(Exception):
-    """The connection closed before the body was whole."""
+        reply = Reply(body_of(error), model, Timings())
+        return Answer(status_of(error), reply, items, headers_of(error), isinstance(error, TooLarge))
 
 
 class _Watch:
     """Cancels the task that made it when its caller hangs up."""
 
-    __slots__ = ("_receive", "_task", "_timer", "_watched", "caller_gone")
+    __slots__ = ("_receive", "_task", "_timer", "_watched", "gone")
 
     def __init__(self, receive: Receive) -> None:
+        self.gone = False
         self._receive = receive
-        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._watched = asyncio.current_task()
-        self.caller_gone = False
-
-    def start(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
 
     def stop(self) -> None:
-        if self._timer:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._task:
             self._task.cancel()
-
-    def uncancel(self) -> None:
-        """The cancellation is dealt with: this task has only its answer left to send."""
-        if self._watched:
-            self._watched.uncancel()
 
     def _begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._wait())
@@ -164,31 +224,9 @@ class _Watch:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.caller_gone = True
+        self.gone = True
         if self._watched:
             self._watched.cancel()
-
-
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most: int) -> bytes:
-    """The body, refused before it is read whole when it is larger than `most` bytes."""
-    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
-        raise BadRequest("send the body as it is: compressed bodies are not taken")
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > most:
-        raise TooLarge(f"the body has {int(length)} bytes; at most {most} are taken")
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise CallerGone
-        body: bytes = message.get("body", b"")
-        size += len(body)
-        if size > most:
-            raise TooLarge(f"the body has more than the {most} bytes that are taken")
-        chunks.append(body)
-        if not message.get("more_body"):
-            return body if len(chunks) == 1 else b"".join(chunks)
 
 
 def _timeout_of(headers: Mapping[bytes, bytes]) -> float | None:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterable
+from itertools import count
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,6 +13,19 @@ REQUEST_ID = "gateway.request_id"
 """Where the id stands in the scope."""
 
 _SAFE = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # printable, nothing that JSON or a log must escape
+
+_PREFIX = os.urandom(6).hex().encode()
+_NUMBERS = count()
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The caller's id for the request if it can be repeated safely, else a new one: 24 hexadecimal digits,
+    of which the first half is this process's own.
+    """
+    for name, given in headers:
+        if name == b"x-request-id" and _SAFE.fullmatch(given):
+            return given
+    return b"%b%012x" % (_PREFIX, next(_NUMBERS))
 
 
 class Envelope:
@@ -24,7 +39,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = scope[REQUEST_ID] = _request_id(scope)
+        request_id = scope[REQUEST_ID] = request_id_of(scope["headers"])
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -35,12 +50,3 @@ class Envelope:
             await send(message)
 
         await self._app(scope, receive, sending)
-
-
-def _request_id(scope: Scope) -> bytes:
-    """The caller's id for the request if it can be repeated safely, else a new one."""
-    given: bytes
-    for name, given in scope["headers"]:
-        if name == b"x-request-id" and _SAFE.fullmatch(given):
-            return given
-    return os.urandom(12).hex().encode()

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from gateway.api.parsing import check_count, count_of, model_of, params_of, texts_of
+from gateway.api.parsing import check_count, count_of, model_of, params_of, stripped, texts_of
 from gateway.api.rendering import Reply, envelope, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
@@ -70,7 +70,8 @@ class Embeddings:
                 "output_dtype must be float; other types are a property of the server", param="output_dtype"
             )
         role = fields.get("input_type") or fields.get("task")
-        modality = _modality(fields)
+        named = fields.get("modality")
+        modality = Modality.TEXT if named is None else _modality(named)
         call = EmbeddingCall(
             self._inputs(fields, modality),
             model_of(fields),
@@ -86,6 +87,8 @@ class Embeddings:
             raise BadRequest("input is missing", param="input")
         value = fields["input"]
         if type(value) is str:
+            if modality is Modality.TEXT:
+                return [stripped(value, "input", self._limits)]
             value = [value]
         elif type(value) is list and value and _are_tokens(value):
             raise BadRequest(
@@ -125,11 +128,8 @@ def _dimensions(fields: dict[str, Any]) -> int | None:
     return None
 
 
-def _modality(fields: dict[str, Any]) -> Modality:
-    value = fields.get("modality")
-    if value is None:
-        return Modality.TEXT
+def _modality(name: Any) -> Modality:
     try:
-        return Modality(value)
+        return Modality(name)
     except ValueError:
         raise BadRequest("modality must be text, image or audio", param="modality") from None

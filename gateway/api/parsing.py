@@ -28,7 +28,7 @@ _REFUSED = frozenset({
 })  # fmt: skip
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
+def parse_json(body: bytes | bytearray) -> dict[str, Any]:
     """The body as an object. Raises BadRequest that says where it breaks and how to mend it."""
     try:
         fields = orjson.loads(body)
@@ -39,7 +39,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _explain(body: bytes, error: orjson.JSONDecodeError) -> str:
+def _explain(body: bytes | bytearray, error: orjson.JSONDecodeError) -> str:
     if not body.strip():
         return "the body is empty; a JSON object was expected"
     try:
@@ -102,7 +102,7 @@ def text_of(fields: Mapping[str, Any], name: str, limits: LimitsSettings) -> str
     value = fields[name]
     if type(value) is not str:
         raise BadRequest(f"{name} must be a string, not {_kind(value)}", param=name)
-    return _checked([value], name, limits)[0]
+    return stripped(value, name, limits)
 
 
 def texts_of(value: Any, name: str, limits: LimitsSettings) -> list[str]:
@@ -113,7 +113,7 @@ def texts_of(value: Any, name: str, limits: LimitsSettings) -> list[str]:
     for position, text in enumerate(value):
         if type(text) is not str:
             raise BadRequest(f"{name}[{position}] must be a string, not {_kind(text)}", param=name)
-    return _checked(value, name, limits)
+    return [stripped(text, name, limits) for text in value]
 
 
 def check_count(value: Sequence[Any], name: str, most: int) -> None:
@@ -123,15 +123,15 @@ def check_count(value: Sequence[Any], name: str, most: int) -> None:
         raise BadRequest(f"{name} has {len(value)} items; at most {most} fit in one call", param=name)
 
 
-def _checked(texts: list[str], name: str, limits: LimitsSettings) -> list[str]:
-    stripped = [text.strip(_WHITE_SPACE) for text in texts]
-    longest = max(map(len, stripped))
-    if longest > limits.text_chars_max:
+def stripped(text: str, name: str, limits: LimitsSettings) -> str:
+    """A text as Infinity would strip it, within the limit."""
+    text = text.strip(_WHITE_SPACE)
+    if len(text) > limits.text_chars_max:
         raise BadRequest(
-            f"{name} has a text of {longest} characters; at most {limits.text_chars_max} are taken",
+            f"{name} has a text of {len(text)} characters; at most {limits.text_chars_max} are taken",
             param=name,
         )
-    return stripped
+    return text
 
 
 def params_of(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Scalar]:
@@ -141,6 +141,8 @@ def params_of(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Sca
     but a few short scalars: they are part of what tells batches apart.
     """
     params: dict[str, Scalar] = {}
+    if fields.keys() <= known:
+        return params
     for name, value in fields.items():
         if name in known or value is None:
             continue

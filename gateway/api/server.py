@@ -9,15 +9,18 @@ signal ends at once.
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import signal
 import socket
 from collections.abc import Coroutine, Generator
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
-from gateway.api.app import create_app
+from gateway.api.app import call_endpoints, create_app
 from gateway.api.drain import Drain
 from gateway.api.protocol import Protocol
 from gateway.bootstrap import Runtime
@@ -25,6 +28,9 @@ from gateway.core.settings import DrainSettings
 from gateway.errors import StartError
 
 _log = logging.getLogger("gateway")
+
+_GC_THRESHOLD = 20_000
+"""New containers between two collections. A call makes some, and frees them itself when it ends."""
 
 _KEEP_ALIVE_S = (
     75  # longer than nginx keeps a connection (60), so that it is never we who close it under a call
@@ -96,9 +102,11 @@ async def serve(
 ) -> None:
     """Serve on `listener` until a signal ends it, or until `failed` returns, whose error is then raised."""
     drain, settings = Drain(), runtime.config.drain
+    calls = call_endpoints(runtime)
+    protocol = partial(Protocol, calls={path.encode(): call for path, call in calls.items()}, drain=drain)
     config = uvicorn.Config(
-        create_app(runtime, drain),
-        http=Protocol,
+        create_app(runtime, drain, calls),
+        http=cast("type[asyncio.Protocol]", protocol),  # it is only ever called
         ws="none",
         lifespan="on",
         log_config=None,
@@ -108,6 +116,10 @@ async def serve(
         timeout_graceful_shutdown=max(1, round(settings.in_flight_s_max)),
     )
     server = _Server(config, drain, settings)
+    # What is here now stays. Without it each collection would walk through it all, many times a second.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     watching = asyncio.create_task(failed) if failed else None
     if watching:
         watching.add_done_callback(lambda _: server.end())

@@ -10,6 +10,7 @@ from gateway.config.router import Router
 from gateway.core.settings import (
     AdmissionSettings,
     BatchingSettings,
+    CacheSettings,
     DrainSettings,
     EngineSettings,
     HealthSettings,
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
 
 Documents = Literal["auto", "string", "object"]
 
-_NOT_YET = ("cache", "discovery", "keys")
+_NOT_YET = ("discovery", "keys")
 _GATEWAY = (
-    *("batching", "admission", "health", "limits", "retry", "drain", "default_models"),
+    *("batching", "admission", "cache", "health", "limits", "retry", "drain", "default_models"),
     *("rerank_by_embedding", "rerank_documents", "allow_anonymous"),
     *_NOT_YET,
 )
 _DOCUMENTS: tuple[Documents, ...] = ("auto", "string", "object")
-_MAY_BE_ZERO = ("wait_s_max", "retries_max", "budget_ratio", "budget_per_s", "grace_s", "in_flight_s_max")
+_MAY_BE_ZERO = (
+    *("wait_s_max", "retries_max", "budget_ratio", "budget_per_s", "grace_s", "in_flight_s_max"),
+    *("bytes_max",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ def _read_engine(top: Value, gateway: Value) -> EngineSettings:
         servers=models.servers,
         batching=_read_record(BatchingSettings(), gateway["batching"]),
         admission=_read_record(AdmissionSettings(), gateway["admission"]),
+        cache=_read_record(CacheSettings(), gateway["cache"]),
         health=_read_record(HealthSettings(), gateway["health"]),
         retry=_read_record(retry, gateway["retry"]),
         limits=_read_limits(timeout_s, gateway["limits"]),

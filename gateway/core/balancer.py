@@ -1,15 +1,27 @@
-"""Which deployment takes the next batch: the least busy one that has room.
+"""Which deployment takes the next batch, and when it has room: the least expected time to an answer.
 
-Busy is counted in outstanding items, since a batch of 32 is more work than a batch of one. The count
-belongs to a `Permit`, which exists from the moment of the choice: whatever is decided before the bytes
-leave already sees it.
+A deployment has room when it is idle, and before it gets idle: as soon as the work that it still has lasts
+no longer than what a batch needs to get there (`Deployment.lead_s`). Sent earlier, a batch would only stand
+in the server's own queue, and what arrives meanwhile could not join it. A full batch has nothing to wait for,
+so one may stand there.
+
+The count of work belongs to a `Permit`, which exists from the moment of the choice: whatever is decided
+before the bytes leave already sees it.
 """
 
+import math
 import random
 from collections.abc import Collection, Iterator
 from enum import Enum
 
 from gateway.core.health import Health
+from gateway.core.service_time import ServiceTime, Shape
+
+_IN_FLIGHT_MAX = 64
+_BUSY_S = 10.0
+_LEARNING = 4
+_TYPICAL = Shape(1, 8, 8 * 24)
+_CANARY = Shape(1, 1, 3)
 
 
 class Outcome(Enum):
@@ -20,21 +32,139 @@ class Outcome(Enum):
 
 
 class Deployment:
-    """What the balancer knows of one server: its health, its room and its work under way."""
+    """What the balancer knows of one server: its health, its speed and its work under way."""
 
-    __slots__ = ("batches", "health", "in_flight_max", "items", "name", "weight")
+    __slots__ = (
+        "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_work_s", "health",
+        "in_flight_max", "items", "name", "service", "weight",
+    )  # fmt: skip
 
-    def __init__(self, name: str, health: Health, *, in_flight_max: int, weight: float = 1.0) -> None:
+    def __init__(
+        self, name: str, health: Health, *, in_flight_max: int | None = None, weight: float = 1.0
+    ) -> None:
         self.name = name
         self.health = health
-        self.in_flight_max = in_flight_max
+        self.service = ServiceTime()
+        self.in_flight_max = in_flight_max or _IN_FLIGHT_MAX
         self.weight = weight
-        self.batches = 0
         self.items = 0
+        self._permits: dict[Permit, None] = {}
+        """Batches under way, in the order in which they were sent."""
+        self._work_s = 0.0
+        """Theirs."""
+        self._free_at = 0.0
+        """When the server will have done it."""
+        self._answered_at = -math.inf
+        self._since = -math.inf
+        """When it came up; what was sent before is of a process that is gone."""
+        self._busy = 0.0
+        self._busy_at = 0.0
 
     @property
-    def has_room(self) -> bool:
-        return self.health.is_up and self.batches < self.in_flight_max
+    def batches(self) -> int:
+        return len(self._permits)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether too little is known of it: then it gets one batch at a time, but always when it is idle."""
+        return self.service.answers < _LEARNING
+
+    @property
+    def lead_s(self) -> float:
+        """How long before the server gets idle the next batch should leave: the time to get there, which is
+        half of what a batch needs beside the work on it."""
+        return self.service.latency_s / 2
+
+    def remaining_s(self, now: float) -> float:
+        """The work that the server still has. Of several batches only the first can be done without our
+        having heard of it."""
+        if not self._permits:
+            return 0.0
+        first = next(iter(self._permits))
+        return max(self._free_at - now, self._work_s - first.work_s - self.service.latency_s, 0.0)
+
+    def overdue_s(self, now: float) -> float:
+        """How long ago the first batch should have been answered."""
+        if not self._permits:
+            return 0.0
+        first = next(iter(self._permits))
+        return max(0.0, now - first.sent - first.expected_s)
+
+    def has_room(self, now: float, full: bool) -> bool:
+        """Whether it may take a batch; `full` when there is enough for a full one."""
+        count = len(self._permits)
+        if not self.health.is_up or count >= self.in_flight_max:
+            return False
+        if not count:
+            return True
+        if self.is_new:
+            return all(permit.sent < self._since for permit in self._permits)
+        return (full and count < 2) or self.remaining_s(now) <= self.lead_s + 1e-9
+
+    def room_at(self, now: float) -> float:
+        """When it will have room again by itself; infinity if only an answer can tell."""
+        if not self.health.is_up or not 0 < len(self._permits) < self.in_flight_max:
+            return math.inf
+        if self.is_new:
+            return math.inf
+        at = self._free_at - self.lead_s
+        return at if at > now else math.inf
+
+    def answer_s(self, shape: Shape, now: float, weight: float = 1.0) -> float:
+        """How long until a batch of that shape would be answered, if it is sent now."""
+        service = self.service
+        if self.is_new and not self._permits:
+            return 0.0  # Or it would never be known, beside others that are.
+        wait_s = self.remaining_s(now) + self.overdue_s(now)
+        return (wait_s + service.work_s(shape)) / weight + service.latency_s
+
+    def busy_ratio(self, now: float) -> float:
+        """The share of the last seconds in which it had work: an exponential average over ten."""
+        kept = math.exp((self._busy_at - now) / _BUSY_S)
+        self._busy = self._busy * kept + bool(self._permits) * (1 - kept)
+        self._busy_at = now
+        return self._busy
+
+    def begin(self, permit: "Permit") -> float:
+        """A batch is on its way; when it should be answered. Called by Permit alone."""
+        self.busy_ratio(permit.sent)
+        self._permits[permit] = None
+        self._work_s += permit.work_s
+        self.items += permit.shape.items
+        self._free_at = max(permit.sent, self._free_at) + permit.work_s
+        return self._free_at + self.service.latency_s
+
+    def restart(self, now: float) -> None:
+        """It came up: it may be another than it was."""
+        self._since = now
+        self.service.restart()
+
+    def on_canary(self, sent: float, now: float) -> None:
+        """A single short item was answered beside the batches: of an idle deployment that says how fast it
+        is, which nothing else would while others that look faster get all the work."""
+        if not self._permits and self._answered_at < sent:
+            self.service.learn(_CANARY, True, now - sent)
+
+    def end(self, permit: "Permit", now: float, *, tells: bool) -> None:
+        """It has ended. Called by Permit alone."""
+        self.busy_ratio(now)
+        service = self.service
+        del self._permits[permit]
+        self.items -= permit.shape.items
+        # (Not by subtraction: what is added and subtracted a million times drifts.)
+        self._work_s = sum(other.work_s for other in self._permits)
+        if tells:
+            # The server was done a latency ago, and before that with what was answered before.
+            idle = permit.sent >= self._answered_at - service.latency_s
+            service.learn(permit.shape, idle, now - (permit.sent if idle else self._answered_at))
+            self._answered_at = now
+        self._free_at = now - service.latency_s + self._work_s
+
+    @property
+    def limit(self) -> int:
+        """How many typical batches may be under way at once."""
+        typical_s = max(1e-4, self.service.work_s(_TYPICAL))
+        return int(min(self.in_flight_max, max(2, 1 + math.ceil(self.lead_s / typical_s))))
 
     def __repr__(self) -> str:
         return (
@@ -45,20 +175,21 @@ class Deployment:
 class Permit:
     """The right to send one batch to `deployment`. Finish it exactly once, on every path."""
 
-    __slots__ = ("_open", "deployment", "items")
+    __slots__ = ("deployment", "expected_s", "open", "sent", "shape", "work_s")
 
-    def __init__(self, deployment: Deployment, items: int) -> None:
+    def __init__(self, deployment: Deployment, shape: Shape, now: float) -> None:
         self.deployment = deployment
-        self.items = items
-        self._open = True
-        deployment.batches += 1
-        deployment.items += items
+        self.shape = shape
+        self.sent = now
+        self.work_s = deployment.service.work_s(shape)
+        self.expected_s = deployment.begin(self) - now
+        self.open = True
 
-    def finish(self) -> None:
-        assert self._open, "a permit is finished once"
-        self._open = False
-        self.deployment.batches -= 1
-        self.deployment.items -= self.items
+    def finish(self, now: float, *, tells: bool = False) -> None:
+        """The batch has ended; `tells` when how long it took says how fast the deployment is."""
+        assert self.open, "a permit is finished once"
+        self.open = False
+        self.deployment.end(self, now, tells=tells)
 
 
 class Balancer:
@@ -89,30 +220,40 @@ class Balancer:
         """Whether a deployment outside `avoid` is up, with room or not."""
         return any(d.health.is_up and d.name not in avoid for d in self._deployments.values())
 
-    def rooms(self) -> int:
-        """How many deployments could take a batch now."""
-        return sum(d.has_room for d in self._deployments.values())
+    def rooms(self, now: float, full: bool) -> list[Deployment]:
+        """Those that could take a batch now, in no order."""
+        return [d for d in self._deployments.values() if d.has_room(now, full)]
 
-    def pick(self, items: int, avoid: Collection[str] = ()) -> Permit | None:
-        """A permit for `items` items at the least busy deployment, or None when none has room.
+    def speeds(self, rooms: Collection[Deployment]) -> dict[Deployment, float]:
+        """What each of `rooms` does a second, in typical batches; new ones count as the slowest known."""
+        known = {d: d.weight / max(1e-6, d.service.work_s(_TYPICAL)) for d in rooms if not d.is_new}
+        least = min((speed / d.weight for d, speed in known.items()), default=1.0)
+        return {d: known.get(d, d.weight * least) for d in rooms}
+
+    def room_at(self, now: float) -> float:
+        """When the next one will have room by itself."""
+        return min((d.room_at(now) for d in self._deployments.values()), default=math.inf)
+
+    def pick(
+        self, rooms: Collection[Deployment], shape: Shape, now: float, rest: Shape | None = None
+    ) -> Deployment | None:
+        """The one of `rooms` that would answer a batch of that shape first.
+
+        None when a deployment without room would be done with all that waits, `rest`, before that one
+        answers: a slow server that stands idle is no help then.
 
         Ties are broken at random: in a fixed order the first deployment would get every batch of a
         lightly loaded pool.
         """
-        best: list[Deployment] = []
-        least = float("inf")
-        for deployment in self._deployments.values():
-            if not deployment.has_room or deployment.name in avoid:
-                continue
-            busy = deployment.items / deployment.weight
-            if busy < least:
-                best, least = [deployment], busy
-            elif busy == least:
-                best.append(deployment)
-        if not best:
+        finish = [(d.answer_s(shape, now, d.weight), d) for d in rooms]
+        least = min(time for time, _ in finish)
+        if rest and any(
+            d.answer_s(rest, now, d.weight) < least
+            for d in self._deployments.values()
+            if d.health.is_up and d not in rooms and d.batches
+        ):
             return None
-        if len(best) == 1 or least > 0:
-            chosen = best[0] if len(best) == 1 else self._rng.choice(best)
-        else:
-            chosen = self._rng.choices(best, [d.weight for d in best])[0]
-        return Permit(chosen, items)
+        best = [d for time, d in finish if time <= least]
+        if len(best) == 1:
+            return best[0]
+        return self._rng.choices(best, [d.weight for d in best])[0]

@@ -56,6 +56,21 @@ class BatchRetried(NamedTuple):
     reason: str
 
 
+class ItemsShared(NamedTuple):
+    """Items of a call that somebody else had asked for already, and that are not sent again."""
+
+    model: str
+    items: int
+
+
+class CacheUsed(NamedTuple):
+    """A call's items were looked up in the cache."""
+
+    model: str
+    hits: int
+    misses: int
+
+
 class FellBack(NamedTuple):
     model: str
     to: str
@@ -83,6 +98,8 @@ Event = (
     | BatchEnded
     | BadAnswerSeen
     | BatchRetried
+    | ItemsShared
+    | CacheUsed
     | FellBack
     | CallRejected
     | DeploymentChanged

@@ -1,12 +1,183 @@
-"""Who is served before whom: the classes of calls."""
+"""Who is served before whom: classes of calls, and callers within a class, by what they have cost.
+
+Start-time fair queueing (Goyal, Vin and Cheng, 1996), twice: each flow has a virtual time that grows with
+what was sent for it, and the flow that is furthest behind is next. A flow that had nothing waiting starts at
+the present, so that nobody saves up turns. Interactive calls weigh four times as much as bulk: whoever asks
+little goes first, and under any load bulk keeps its fifth.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.core.lanes import Ticket
 
 INTERACTIVE = "interactive"
 BULK = "bulk"
 CLASSES = (INTERACTIVE, BULK)
+_WEIGHTS = {INTERACTIVE: 4.0, BULK: 1.0}
 
 _INTERACTIVE_ITEMS_MAX = 8  # a person waits for a question and a few texts; more is indexing
+
+_OLDEST_EVERY = 8
+"""Every so many turns are the oldest's. Whoever is served as company of others as fast as his share allows is
+never behind, and what he has that suits nobody's company would wait for ever."""
 
 
 def call_class(items: int) -> str:
     """The class of a call of `items` items."""
     return INTERACTIVE if items <= _INTERACTIVE_ITEMS_MAX else BULK
+
+
+class _Flow:
+    """What waits of one caller in one class, in order of arrival, and its virtual time."""
+
+    __slots__ = ("gone", "name", "tickets", "time")
+
+    def __init__(self, name: str, time: float) -> None:
+        self.name = name
+        self.time = time
+        self.tickets: deque[Ticket] = deque()
+        self.gone = 0
+        """How many of them may have ended since they were looked through."""
+
+    def head(self) -> "Ticket | None":
+        tickets = self.tickets
+        while tickets and not tickets[0].queued:
+            tickets.popleft()
+        return tickets[0] if tickets else None
+
+
+class _Class:
+    __slots__ = ("flows", "heap", "now", "time", "weight")
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.time = 0.0
+        self.now = 0.0
+        """The virtual time of the flow served last."""
+        self.flows: dict[str, _Flow] = {}
+        # (virtual time, a number to keep the order, flow), once a flow; what is stale is put right on top.
+        self.heap: list[tuple[float, int, _Flow]] = []
+
+    def first(self, order: "count[int]") -> _Flow | None:
+        """The flow that is furthest behind; those with nothing waiting are forgotten."""
+        heap = self.heap
+        while heap:
+            time, _, flow = heap[0]
+            if not flow.head():
+                heapq.heappop(heap)
+                del self.flows[flow.name]
+            elif flow.time > time:
+                heapq.heapreplace(heap, (flow.time, next(order), flow))
+            else:
+                return flow
+        return None
+
+
+class Turns:
+    """Whose turn it is among all that waits."""
+
+    def __init__(self) -> None:
+        self._classes = {name: _Class(weight) for name, weight in _WEIGHTS.items()}
+        self._arrivals: deque[Ticket] = deque()
+        """All that waits, the oldest first, and some that does not any more."""
+        self._gone = 0
+        """How many of them may have ended since they were looked through."""
+        self._turn = 0
+        self._now = 0.0
+        self._order = count()
+
+    def add(self, ticket: "Ticket") -> None:
+        """`ticket` waits, behind what its caller has waiting in its class already."""
+        in_class = self._classes[ticket.call_class]
+        if in_class.first(self._order) is None:
+            in_class.time = max(in_class.time, self._now)
+        flow = in_class.flows.get(ticket.caller)
+        if flow is None:
+            flow = in_class.flows[ticket.caller] = _Flow(ticket.caller, in_class.now)
+            heapq.heappush(in_class.heap, (flow.time, next(self._order), flow))
+        elif flow.head() is None:
+            flow.time = max(flow.time, in_class.now)
+        flow.tickets.append(ticket)
+        self._arrivals.append(ticket)
+
+    def head(self) -> "Ticket | None":
+        """The ticket that is next; None when nothing waits."""
+        if self._turn % _OLDEST_EVERY == _OLDEST_EVERY - 1:
+            arrivals = self._arrivals
+            while arrivals and not arrivals[0].queued:
+                arrivals.popleft()
+            return arrivals[0] if arrivals else None
+        waiting = [
+            (in_class.time, flow)
+            for in_class in self._classes.values()
+            if (flow := in_class.first(self._order))
+        ]
+        return min(waiting, key=_time)[1].head() if waiting else None
+
+    def company(self, head: "Ticket") -> "Iterator[Ticket]":
+        """Who has the first places beside `head`'s item: its other items, and unless its caller is the only
+        one, what else he has in its class, then what others have there.
+        """
+        yield head
+        if sum(len(in_class.flows) for in_class in self._classes.values()) > 1:
+            in_class = self._classes[head.call_class]
+            if own := in_class.flows.get(head.caller):
+                yield from own.tickets
+            for _, _, flow in in_class.heap:
+                if flow is not own:
+                    yield from flow.tickets
+
+    def oldest(self) -> float | None:
+        """When what waits longest arrived; None when nothing waits."""
+        flows = (flow for in_class in self._classes.values() for flow in in_class.flows.values())
+        return min((head.arrived for flow in flows if (head := flow.head())), default=None)
+
+    def forget(self, ticket: "Ticket") -> None:
+        """`ticket` has ended. What has ended is swept out before it is most of what is held."""
+        flow = self._classes[ticket.call_class].flows.get(ticket.caller)
+        if flow:
+            flow.gone += 1
+            if 2 * flow.gone > len(flow.tickets) + 32:
+                flow.tickets = deque(each for each in flow.tickets if each.queued)
+                flow.gone = 0
+        self._gone += 1
+        if 2 * self._gone > len(self._arrivals) + 32:
+            self._arrivals = deque(each for each in self._arrivals if each.queued)
+            self._gone = 0
+
+    def clear(self) -> None:
+        """Nothing waits: hold on to nothing, and start from nothing."""
+        for in_class in self._classes.values():
+            in_class.flows.clear()
+            in_class.heap.clear()
+        self._arrivals.clear()
+        self._gone = 0
+
+    def begin(self, head: "Ticket") -> None:
+        """`head` has its turn: this is the present, which nobody who comes new is behind."""
+        self._turn += 1
+        if self._turn % _OLDEST_EVERY == 0:
+            return  # It was the oldest's, out of turn, and may be ahead of everybody.
+        in_class = self._classes[head.call_class]
+        self._now = max(self._now, in_class.time)
+        if flow := in_class.flows.get(head.caller):
+            in_class.now = max(in_class.now, flow.time)
+
+    def charge(self, ticket: "Ticket", tokens: int, in_all: int) -> None:
+        """Something of `ticket` is sent that costs so many tokens, in its turn or as company in another's, in
+        a batch of so many `in_all`: who travels along again and again owes no more than the last batch.
+        """
+        in_class = self._classes[ticket.call_class]
+        weight = in_class.weight
+        in_class.time = max(in_class.time, min(in_class.time + tokens / weight, self._now + in_all / weight))
+        if flow := in_class.flows.get(ticket.caller):
+            flow.time = max(flow.time, min(flow.time + tokens, in_class.now + in_all))
+
+
+def _time(waiting: tuple[float, _Flow]) -> float:
+    return waiting[0]

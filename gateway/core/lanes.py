@@ -1,26 +1,32 @@
 """What waits, and which of it leaves together.
 
-A call becomes a `Ticket` with one `Entry` for each of its items. Entries that may share a batch (equal
-`BatchKey`) wait in one `Lane`; a batch is cut from the lane whose head arrived first, in order of arrival.
-So a batch mixes calls, a large call spreads over several batches, and nothing overtakes within a lane.
+A call becomes a `Ticket` with an `Entry` for each of its items; equal items that wait or are under way share
+one. Entries that may share a batch (equal `BatchKey`) wait in one `Lane`, by length. A batch is made around
+the entry whose turn it is (core/fairness.py), from the run of lengths that the cheapest cut puts it into
+(core/packing.py).
 """
 
-import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from gateway.core.fairness import CLASSES, call_class
+from gateway.core.fairness import CLASSES, Turns, call_class
+from gateway.core.packing import CLASS_OF, LONGEST, TOKENS_MAX, cut, tokens_of
+from gateway.core.service_time import Shape
 from gateway.errors import BadRequest, GatewayError
 from gateway.messages import Modality, Task
 
 Value = bytes | float
 """The answer to one item: a JSON fragment, or a score."""
 
+_WINDOW = 256
+"""How much of what waits in a class of calls is looked through for company of one of them."""
+
 
 class BatchKey(NamedTuple):
-    """What must be equal for two items to share a batch."""
+    """What must be equal for two items to share a request."""
 
     task: Task
     params: bytes = b""
@@ -37,33 +43,72 @@ class Ticket:
     """One call in a pool: its items, the answers as they come, and its end, which happens once."""
 
     __slots__ = (
-        "answers", "arrived", "call_class", "deadline", "ended", "error", "items", "key", "left", "missing",
-        "on_end", "order", "queued", "tokens", "upstream_s",
+        "_next",
+        "answers",
+        "arrived",
+        "call_class",
+        "caller",
+        "deadline",
+        "ended",
+        "entries",
+        "error",
+        "items",
+        "key",
+        "left",
+        "missing",
+        "on_end",
+        "queued",
+        "tokens",
+        "upstream_s",
     )  # fmt: skip
 
     def __init__(
-        self, key: BatchKey, items: Sequence[str], arrived: float, deadline: float = math.inf
+        self,
+        key: BatchKey,
+        items: Sequence[str],
+        arrived: float,
+        deadline: float = math.inf,
+        caller: str = "",
     ) -> None:
         assert items
         self.key = key
         self.items = items
         self.arrived = arrived
         self.deadline = deadline
+        self.caller = caller
+        """Who asks; callers get equal parts."""
         self.call_class = call_class(len(items))
         self.answers: list[Value | None] = [None] * len(items)
+        self.entries: list[Entry] = []
+        """What was queued for it."""
         self.missing = len(items)
-        self.order = 0
-        """Its place among all arrivals."""
         self.queued = 0
-        """Entries that still wait in a lane."""
+        """Its items that still wait."""
         self.left = arrived
-        """When the last of its entries so far left the lane."""
+        """When the last of its items so far left the lane."""
         self.upstream_s = 0.0
         """How long the batch took that was answered last."""
         self.tokens = 0
         self.ended = False
         self.error: GatewayError | None = None
         self.on_end: Callable[[Ticket], None] = _ignore
+        self._next = 0
+
+    def head(self) -> "Entry":
+        """The first of its items that waits; there must be one."""
+        entries = self.entries
+        while not entries[self._next].waits:
+            self._next += 1
+        return entries[self._next]
+
+    def waiting(self) -> "Iterator[Entry]":
+        """Its items that may wait."""
+        return islice(self.entries, self._next, None) if self.queued else iter(())
+
+    def requeue(self, entry: "Entry") -> None:
+        """One of its items waits again, behind the others."""
+        self.queued += 1
+        self.entries.append(entry)
 
     def put(self, position: int, value: Value, tokens: int) -> None:
         """The answer to one item. The last one ends the ticket; what comes after its end is dropped."""
@@ -100,22 +145,66 @@ def _ignore(_: Ticket) -> None:
     pass
 
 
-class Entry(NamedTuple):
-    ticket: Ticket
-    position: int
+class Entry:
+    """One item to be answered, for one ticket or for several that ask the same."""
+
+    __slots__ = ("_sweep_at", "claims", "early", "lane", "text", "tokens", "waits")
+
+    def __init__(self, lane: "Lane", text: str, tokens: int, ticket: Ticket, position: int) -> None:
+        self.lane = lane
+        self.text = text
+        self.tokens = tokens
+        self.waits = True
+        """It is in its lane. Not so: it is in a batch, or nobody wants it any more."""
+        self.claims = [(ticket, position)]
+        """Who asks: tickets, and the item's place in each."""
+        self.early = 0
+        """How many of them asked before it was sent; the others joined it under way."""
+        self._sweep_at = 32
+
+    def join(self, ticket: Ticket, position: int) -> None:
+        """One more asks for it. Those who have gone are swept out before they are most of all."""
+        if len(self.claims) >= self._sweep_at:
+            early = [claim for claim in self.claims[: self.early] if not claim[0].ended]
+            self.claims[:] = early + [claim for claim in self.claims[self.early :] if not claim[0].ended]
+            self.early = len(early)
+            self._sweep_at = 2 * len(self.claims) + 32
+        self.claims.append((ticket, position))
 
     @property
-    def text(self) -> str:
-        return self.ticket.items[self.position]
+    def live(self) -> bool:
+        """Whether somebody still waits for it."""
+        return any(not ticket.ended for ticket, _ in self.claims)
+
+    @property
+    def deadline(self) -> float:
+        """That of the most patient who wait for it."""
+        return max((t.deadline for t, _ in self.claims if not t.ended), default=-math.inf)
+
+    def put(self, value: Value, tokens: int, upstream_s: float) -> None:
+        """Its answer, to all who ask. Each is charged what it would be alone."""
+        self.done()
+        for ticket, position in self.claims:
+            ticket.upstream_s = upstream_s
+            ticket.put(position, value, tokens)
+
+    def fail(self, error: GatewayError) -> None:
+        """End all who ask with `error`."""
+        self.done()
+        for ticket, _ in self.claims:
+            ticket.fail(error)
+
+    def done(self) -> None:
+        """It is answered or given up: who asks the same from now on asks anew."""
+        self.lane.close(self)
 
 
 class Batch:
-    """Entries that go to a server in one request. A retry is the same batch again."""
+    """Entries that go to a server together: a request for each batch key. A retry is the same batch again."""
 
-    __slots__ = ("avoid", "entries", "key", "tries")
+    __slots__ = ("avoid", "entries", "tries")
 
-    def __init__(self, key: BatchKey, entries: list[Entry], avoid: tuple[str, ...] = ()) -> None:
-        self.key = key
+    def __init__(self, entries: list[Entry], avoid: tuple[str, ...] = ()) -> None:
         self.entries = entries
         self.avoid = avoid
         """Deployments that have failed on it."""
@@ -124,161 +213,337 @@ class Batch:
     def __len__(self) -> int:
         return len(self.entries)
 
+    @property
+    def task(self) -> Task:
+        return self.entries[0].lane.key.task
+
+    @property
+    def deadline(self) -> float:
+        """That of the most patient caller."""
+        return max(entry.deadline for entry in self.entries)
+
+    def requests(self) -> list[tuple[BatchKey, list[Entry]]]:
+        """What is sent: the entries of each batch key."""
+        by_lane: dict[Lane, list[Entry]] = {}
+        for entry in self.entries:
+            by_lane.setdefault(entry.lane, []).append(entry)
+        return [(lane.key, entries) for lane, entries in by_lane.items()]
+
+    def shape(self) -> Shape:
+        """What its time depends on."""
+        entries = self.entries
+        if all(entry.lane is entries[0].lane for entry in entries):
+            return Shape(1, len(entries), len(entries) * max(entry.tokens for entry in entries))
+        parts = [[entry.tokens for entry in part] for _, part in self.requests()]
+        return Shape(len(parts), len(entries), sum(len(part) * max(part) for part in parts))
+
     def tickets(self) -> list[Ticket]:
         """The calls in it, each once, in order."""
-        return list(dict.fromkeys(entry.ticket for entry in self.entries))
+        return list(dict.fromkeys(ticket for entry in self.entries for ticket, _ in entry.claims))
+
+    def drop_hopeless(self, answered_at: float) -> list[Entry]:
+        """Take out and return what everybody will have given up before `answered_at`."""
+        hopeless = [entry for entry in self.entries if entry.deadline < answered_at]
+        if hopeless:
+            self.entries = [entry for entry in self.entries if entry not in hopeless]
+        return hopeless
 
     def drop_ended(self) -> None:
         """Leave out what nobody waits for any more."""
-        self.entries = [entry for entry in self.entries if not entry.ticket.ended]
+        for entry in self.entries:
+            if not entry.live:
+                entry.done()
+        self.entries = [entry for entry in self.entries if entry.live]
 
     def halves(self) -> tuple["Batch", "Batch"]:
-        """The batch cut in two between calls; of a single call the first half is empty."""
-        tickets = self.tickets()
-        first = set(tickets[: len(tickets) // 2])
-        halves = (
-            Batch(self.key, [e for e in self.entries if e.ticket in first], self.avoid),
-            Batch(self.key, [e for e in self.entries if e.ticket not in first], self.avoid),
-        )
+        """The batch cut in two, between calls as far as possible."""
+        firsts = list(dict.fromkeys(entry.claims[0][0] for entry in self.entries))
+        if len(firsts) > 1:
+            first = set(firsts[: len(firsts) // 2])
+            parts = (
+                [entry for entry in self.entries if entry.claims[0][0] in first],
+                [entry for entry in self.entries if entry.claims[0][0] not in first],
+            )
+        else:
+            middle = len(self.entries) // 2
+            parts = (self.entries[:middle], self.entries[middle:])
+        halves = (Batch(parts[0], self.avoid), Batch(parts[1], self.avoid))
         for half in halves:
             half.tries = self.tries
         return halves
 
 
 class Lane:
-    """Entries with one batch key, in order of arrival. Entries whose ticket has ended are skipped."""
+    """Entries with one batch key, by length, in order of arrival within each class of lengths."""
 
-    __slots__ = ("_entries", "key", "live")
+    __slots__ = ("_counts", "_on_close", "_waiting", "key", "live", "open")
 
-    def __init__(self, key: BatchKey) -> None:
+    def __init__(self, key: BatchKey, on_close: "Callable[[Lane], None]") -> None:
         self.key = key
         self.live = 0
-        self._entries: deque[Entry] = deque()
+        """Entries that wait."""
+        self.open: dict[str, Entry] = {}
+        """What waits or is under way, by text."""
+        self._on_close = on_close
+        self._waiting: dict[int, deque[Entry]] = {}
+        self._counts: dict[int, int] = {}
 
-    def add(self, ticket: Ticket) -> None:
-        self._entries.extend([Entry(ticket, position) for position in range(len(ticket.items))])
-        self.live += len(ticket.items)
+    def add(self, entry: Entry) -> None:
+        index = CLASS_OF[entry.tokens]
+        waiting = self._waiting.get(index)
+        if waiting is None:
+            waiting = self._waiting[index] = deque()
+            self._counts[index] = 0
+        waiting.append(entry)
+        self._counts[index] += 1
+        self.live += 1
 
-    def head(self) -> Ticket | None:
-        entries = self._entries
-        while entries and entries[0].ticket.ended:
-            entries.popleft()
-        return entries[0].ticket if entries else None
+    def first(self) -> Entry:
+        """One that waits, the oldest of its length; there must be one."""
+        return next(entry for waiting in self._waiting.values() for entry in waiting if entry.waits)
 
-    def take(self, most: int, now: float) -> list[Entry]:
-        taken: list[Entry] = []
-        entries = self._entries
-        while entries and len(taken) < most:
-            entry = entries.popleft()
-            ticket = entry.ticket
-            if not ticket.ended:
-                ticket.queued -= 1
-                ticket.left = now
+    def take(self, head: Entry, most: int, ratio: float, company: Iterable[Entry] = ()) -> list[Entry]:
+        """`head` and its company: the cheapest run of lengths around it, at most `most` in all, and of that
+        run those in `company` first."""
+        self._leave(head)
+        taken = [head]
+        if most == 1 or not self.live:
+            return taken
+        own = CLASS_OF[head.tokens]
+        indices = sorted({own, *self._counts})
+        counts = [self._counts.get(index, 0) + (index == own) for index in indices]
+        first, last = cut(counts, [LONGEST[index] for index in indices], indices.index(own), most, ratio)
+        run = indices[first : last + 1][::-1]
+        for entry in company:
+            if len(taken) == most:
+                return taken
+            if entry.waits and entry.lane is self and run[-1] <= CLASS_OF[entry.tokens] <= run[0]:
+                self._leave(entry)
                 taken.append(entry)
-        self.live -= len(taken)
+        # A run of several batches is divided from the longest down; `head` stands first in its class.
+        skip = sum(self._counts.get(index, 0) for index in run if index > own) // most * most
+        for index in run:
+            count = self._counts.get(index, 0)
+            skipped = min(skip, count)
+            skip -= skipped
+            taken += self._from_class(index, min(count - skipped, most - len(taken)))
         return taken
 
-    def clear(self) -> None:
-        """Hold on to nothing: what is left has ended."""
-        self._entries.clear()
+    def take_all(self, head: Entry) -> list[Entry]:
+        """`head` and everything else that waits."""
+        self._leave(head)
+        return [head, *(e for index in list(self._counts) for e in self._from_class(index, self.live))]
 
-    def forget(self, ticket: Ticket) -> None:
-        self.live -= ticket.queued
-        ticket.queued = 0
-        # What has ended is skipped when its turn comes; in the majority it goes at once, so that memory
-        # stays in proportion to what waits even if no turn ever comes.
-        if len(self._entries) > 2 * self.live + 64:
-            self._entries = deque(entry for entry in self._entries if not entry.ticket.ended)
+    def close(self, entry: Entry) -> None:
+        """`entry` is answered or given up."""
+        if entry.waits:
+            self._leave(entry)
+        if self.open.get(entry.text) is entry:
+            del self.open[entry.text]
+            if not self.open:
+                self._on_close(self)
+
+    def _from_class(self, index: int, most: int) -> list[Entry]:
+        """The oldest of a class, at most `most`."""
+        waiting = self._waiting.get(index, ())
+        taken = list(islice((entry for entry in waiting if entry.waits), most))
+        for entry in taken:
+            self._leave(entry)
+        return taken
+
+    def _leave(self, entry: Entry) -> None:
+        """It waits no more. Where it stands it is skipped, and swept away once it has much company there."""
+        entry.waits = False
+        index = CLASS_OF[entry.tokens]
+        waiting = self._waiting[index]
+        self.live -= 1
+        self._counts[index] -= 1
+        if not self._counts[index]:
+            del self._waiting[index], self._counts[index]
+        elif not waiting[0].waits:
+            while not waiting[0].waits:
+                waiting.popleft()
+        elif len(waiting) > 2 * self._counts[index] + 64:
+            self._waiting[index] = deque(entry for entry in waiting if entry.waits)
 
 
 class Lanes:
     """All that waits in one pool."""
 
-    def __init__(self, *, items_max: int = 32, wait_s_max: float = 0.0, param_sets_max: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        items_max: int = 32,
+        tokens_max: int = TOKENS_MAX,
+        wait_s_max: float = 0.0,
+        param_sets_max: int = 64,
+    ) -> None:
         self.items_max = items_max
         """Most items in a batch."""
         self.queued: Counter[str] = Counter(dict.fromkeys(CLASSES, 0))
         """Items that wait, by class."""
+        self.waiting = 0
+        """Entries that wait: equal items count once."""
+        self._tokens_max = tokens_max
         self._wait_s_max = wait_s_max
         self._param_sets_max = param_sets_max
         self._lanes: dict[BatchKey, Lane] = {}
-        # (arrival of the lane's head, lane), once for each lane; found stale when it comes to the top.
-        self._heads: list[tuple[int, Lane]] = []
         self._param_sets: Counter[bytes] = Counter()
-        self._arrivals = 0
+        self._turns = Turns()
 
     def __len__(self) -> int:
         return len(self._lanes)
+
+    def __repr__(self) -> str:
+        return f"<Lanes: {self.waiting} entries wait, {len(self._lanes)} lanes>"
 
     @property
     def items(self) -> int:
         """Items that wait."""
         return sum(self.queued.values())
 
-    def __repr__(self) -> str:
-        return f"<Lanes: {self.items} items in {len(self._lanes)} lanes>"
+    def add(self, ticket: Ticket) -> int:
+        """Queue the items of `ticket`, each for which nobody has asked yet; the number of the others.
 
-    def add(self, ticket: Ticket) -> None:
-        """Queue the items of `ticket`. Raises BadRequest when too many different parameters wait already."""
-        lane = self._lanes.get(ticket.key) or self._open(ticket.key)
-        self._arrivals += 1
-        ticket.order = self._arrivals
-        if not lane.live:
-            heapq.heappush(self._heads, (ticket.order, lane))
-        lane.add(ticket)
-        ticket.queued = len(ticket.items)
-        self.queued[ticket.call_class] += len(ticket.items)
+        Raises BadRequest when too many different parameters wait already.
+        """
+        key = ticket.key
+        lane = self._lanes.get(key) or self._open(key)
+        query_tokens = tokens_of(key.query, self._tokens_max) if key.query is not None else 0
+        shared = 0
+        for position, text in enumerate(ticket.items):
+            if ticket.answers[position] is not None:
+                continue
+            entry = lane.open.get(text)
+            if entry:
+                entry.join(ticket, position)
+                shared += 1
+            else:
+                tokens = min(query_tokens + tokens_of(text, self._tokens_max), self._tokens_max)
+                entry = lane.open[text] = Entry(lane, text, tokens, ticket, position)
+                lane.add(entry)
+                self.waiting += 1
+            ticket.entries.append(entry)
+            ticket.queued += entry.waits
+        if ticket.queued:
+            self.queued[ticket.call_class] += ticket.queued
+            self._turns.add(ticket)
+        return shared
 
-    def take(self, share: int, now: float) -> Batch | None:
-        """The next batch, of at most `share` items; None when nothing waits, or nothing is ripe yet."""
-        lane = self._next(now)
-        if lane is None:
+    def again(self, entry: Entry, claims: list[tuple[Ticket, int]]) -> None:
+        """Queue `entry`'s text anew for `claims`, who joined it when it was under way already."""
+        key = entry.lane.key
+        lane = self._lanes.get(key) or self._open(key)
+        fresh = lane.open.get(entry.text)
+        if fresh is None:
+            ticket, position = claims[0]
+            fresh = lane.open[entry.text] = Entry(lane, entry.text, entry.tokens, ticket, position)
+            lane.add(fresh)
+            self.waiting += 1
+            fresh.claims.clear()
+        fresh.claims += claims
+        for ticket, _ in claims:
+            if fresh.waits:
+                ticket.requeue(fresh)
+                self.queued[ticket.call_class] += 1
+                self._turns.add(ticket)
+
+    def take(self, share: int, ratio: float, now: float) -> Batch | None:
+        """The next batch, of at most `share` items; None when nothing waits, or nothing is ripe yet.
+
+        `ratio` is o / b of core/packing.py.
+        """
+        turn = self._next(now)
+        if turn is None:
             return None
-        entries = lane.take(lane.live if lane.key.alone else min(share, self.items_max), now)
-        for entry in entries:
-            self.queued[entry.ticket.call_class] -= 1
-        if not lane.live:
-            self._close(lane)
-        return Batch(lane.key, entries)
+        ticket, head = turn
+        lane = head.lane
+        most = max(1, min(share, self.items_max))
+        if lane.key.alone:
+            entries = lane.take_all(head)
+        else:
+            # Company from the head's class first: what else is of its length may be a flood, and older.
+            tickets = islice(self._turns.company(ticket), _WINDOW)
+            company = (entry for each in tickets for entry in each.waiting())
+            entries = lane.take(head, most, ratio, islice(company, _WINDOW))
+        self._leave(entries, now)
+        if lane.key.task is Task.RERANK:
+            self._add_queries(entries, most, now)
+        return Batch(entries)
 
     def forget(self, ticket: Ticket) -> None:
-        """`ticket` has ended; what of it still waits is not sent."""
+        """`ticket` has ended; what of it still waits and nobody else wants is not sent."""
         assert ticket.ended
+        self._turns.forget(ticket)
         if ticket.queued:
-            lane = self._lanes[ticket.key]
             self.queued[ticket.call_class] -= ticket.queued
-            lane.forget(ticket)
-            if not lane.live:
-                self._close(lane)
+            ticket.queued = 0
+            for entry in ticket.entries:
+                if entry.waits and not entry.live:
+                    self.waiting -= 1
+                    entry.done()
+            if not self.waiting:
+                self._turns.clear()
+
+    def clear(self) -> None:
+        """Hold on to nothing: every ticket has ended."""
+        self._lanes.clear()
+        self._turns.clear()
 
     def ripe_at(self) -> float | None:
-        """When the oldest item will have waited long enough; None when nothing waits."""
-        head = self._oldest()
-        return None if head is None else head[1].arrived + self._wait_s_max
+        """When what waits longest will have waited long enough; None when nothing waits."""
+        if not self._wait_s_max:
+            head = self._turns.head()
+            return None if head is None else head.arrived
+        oldest = self._turns.oldest()
+        return None if oldest is None else oldest + self._wait_s_max
 
-    def _next(self, now: float) -> Lane | None:
-        head = self._oldest()
-        if head is None:
+    def _next(self, now: float) -> tuple[Ticket, Entry] | None:
+        ticket = self._turns.head()
+        if ticket is None:
             return None
-        lane, ticket = head
-        if not self._wait_s_max or ticket.arrived + self._wait_s_max <= now:
-            return lane
+        ripe_at = self.ripe_at() if self._wait_s_max else None
+        if ripe_at is None or ripe_at <= now:
+            self._turns.begin(ticket)
+            return ticket, ticket.head()
         # What is full, or never has company, gains nothing by waiting for it.
-        full = (lane for lane in self._lanes.values() if lane.live >= self.items_max or lane.key.alone)
-        return next(full, None)
-
-    def _oldest(self) -> tuple[Lane, Ticket] | None:
-        heads = self._heads
-        while heads:
-            order, lane = heads[0]
-            ticket = lane.head() if lane.live else None
-            if ticket is None:
-                heapq.heappop(heads)
-            elif ticket.order != order:
-                heapq.heapreplace(heads, (ticket.order, lane))
-            else:
-                return lane, ticket
+        for lane in self._lanes.values():
+            if lane.live >= self.items_max or (lane.live and lane.key.alone):
+                first = lane.first()
+                return first.claims[0][0], first
         return None
+
+    def _add_queries(self, entries: list[Entry], most: int, now: float) -> None:
+        """Infinity takes one query a request, and works on several requests at once in one pass of the
+        model: whole lists of other queries fill the batch."""
+        key = entries[0].lane.key
+        while len(entries) < most and (ticket := self._turns.head()):
+            lane = ticket.head().lane
+            fits = lane.live <= most - len(entries)
+            if not fits or lane.key.task is not Task.RERANK or lane.key.params != key.params:
+                return
+            self._turns.begin(ticket)
+            more = lane.take_all(ticket.head())
+            self._leave(more, now)
+            entries += more
+
+    def _leave(self, entries: list[Entry], now: float) -> None:
+        """They are in a batch now."""
+        self.waiting -= len(entries)
+        if not self.waiting:
+            self._turns.clear()
+        in_all = sum(entry.tokens for entry in entries)
+        for entry in entries:
+            entry.early = len(entry.claims)
+            charged = False
+            for ticket, _ in entry.claims:
+                if not ticket.ended:
+                    ticket.queued -= 1
+                    ticket.left = now
+                    self.queued[ticket.call_class] -= 1
+                    if not charged:
+                        self._turns.charge(ticket, entry.tokens, in_all)
+                        charged = True
 
     def _open(self, key: BatchKey) -> Lane:
         if (
@@ -292,16 +557,13 @@ class Lanes:
             )
         if key.params:
             self._param_sets[key.params] += 1
-        lane = self._lanes[key] = Lane(key)
+        lane = self._lanes[key] = Lane(key, self._close)
         return lane
 
     def _close(self, lane: Lane) -> None:
-        del self._lanes[lane.key]
-        lane.clear()
-        if lane.key.params:
-            self._param_sets[lane.key.params] -= 1
-            if not self._param_sets[lane.key.params]:
-                del self._param_sets[lane.key.params]
-        if len(self._heads) > 2 * len(self._lanes) + 64:
-            self._heads = [head for head in self._heads if head[1].live]
-            heapq.heapify(self._heads)
+        key = lane.key
+        del self._lanes[key]
+        if key.params:
+            self._param_sets[key.params] -= 1
+            if not self._param_sets[key.params]:
+                del self._param_sets[key.params]

@@ -1,6 +1,6 @@
 """Which pool answers a call: by name or alias, else the only one that can do what is asked."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from gateway.core.settings import RouterSettings
 from gateway.errors import BadRequest, NoDeployment, UnknownModel
@@ -59,15 +59,18 @@ class Router:
             )
         return name
 
-    def with_fallbacks(self, pool: str) -> Iterator[str]:
+    def with_fallbacks(self, pool: str) -> Sequence[str]:
         """The pool, then those that stand in for it, in order."""
-        yield pool
-        yield from self._settings.fallbacks.get(pool, ())
+        return (pool, *self._settings.fallbacks.get(pool, ()))
 
     def names(self, pools: Collection[str]) -> dict[str, str]:
         """Every name that callers may use → its pool."""
         aliases = {alias: pool for alias, pool in self._settings.aliases.items() if pool in pools}
         return {pool: pool for pool in pools} | aliases
+
+    def knows(self, name: str, pools: Collection[str]) -> bool:
+        """Whether callers may use that name."""
+        return name in pools or self._settings.aliases.get(name) in pools
 
     def _only(self, needed: str, pools: Mapping[str, Collection[str]]) -> str:
         for task, name in self._settings.default_models.items():

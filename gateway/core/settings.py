@@ -7,6 +7,7 @@ Times are seconds, sizes are bytes unless a name says otherwise.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.core.packing import TOKENS_MAX
 from gateway.messages import Scalar, Task
 
 
@@ -67,8 +68,10 @@ class PoolSettings:
 class BatchingSettings:
     items_max: int | None = None
     """Most items in a batch; None: the batch size that the server reports."""
-    in_flight_max: int = 8
-    """Most batches under way at one deployment."""
+    in_flight_max: int | None = None
+    """Most batches under way at one deployment; None: as many as keep it busy, which is learned."""
+    tokens_max: int = TOKENS_MAX
+    """Where the model truncates: what a text has beyond that costs nothing."""
     wait_s_max: float = 0.0
     """How long the oldest item may wait for company although a deployment has room."""
 
@@ -79,6 +82,15 @@ class AdmissionSettings:
 
     queued_items_max: int = 100_000
     queued_bytes_max: int = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Answers kept for those who ask the same again."""
+
+    bytes_max: int = 0
+    """Most that they may take; 0: none are kept."""
+    ttl_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +159,7 @@ class EngineSettings:
     """Servers whose models are learned from them; those with the same model form one pool."""
     batching: BatchingSettings = BatchingSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    cache: CacheSettings = CacheSettings()
     health: HealthSettings = HealthSettings()
     retry: RetrySettings = RetrySettings()
     limits: LimitsSettings = LimitsSettings()

@@ -1,6 +1,8 @@
 """One line in the log for each event worth a person."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from gateway.core.events import BadAnswerSeen, DeploymentChanged, Event, FellBack
 
@@ -8,12 +10,30 @@ _log = logging.getLogger("gateway")
 
 
 def log(event: Event) -> None:
-    match event:
-        case DeploymentChanged(model, deployment, True, _):
-            _log.info("%s is up and serves %s", deployment, model)
-        case DeploymentChanged(model, deployment, False, why):
-            _log.warning("%s is not up%s: %s", deployment, f" for {model}" if model else "", why)
-        case BadAnswerSeen(model, deployment, reason):
-            _log.warning("%s gave an answer that does not fit (%s) for %s", deployment, reason, model)
-        case FellBack(model, to):
-            _log.warning("a call for %s goes to its fallback %s", model, to)
+    if line := _LINES.get(type(event)):
+        line(event)
+
+
+def _changed(event: DeploymentChanged) -> None:
+    if event.up:
+        _log.info("%s is up and serves %s", event.deployment, event.model)
+    else:
+        where = f" for {event.model}" if event.model else ""
+        _log.warning("%s is not up%s: %s", event.deployment, where, event.why)
+
+
+def _bad_answer(event: BadAnswerSeen) -> None:
+    _log.warning(
+        "%s gave an answer that does not fit (%s) for %s", event.deployment, event.reason, event.model
+    )
+
+
+def _fell_back(event: FellBack) -> None:
+    _log.warning("a call for %s goes to its fallback %s", event.model, event.to)
+
+
+_LINES: dict[type[Any], Callable[[Any], None]] = {
+    DeploymentChanged: _changed,
+    BadAnswerSeen: _bad_answer,
+    FellBack: _fell_back,
+}

@@ -1,28 +1,35 @@
 """Prometheus metrics, made from what the core reports and, at each scrape, from the pools' own counts.
 
-The names are part of the contract (README, "Watch it"). Labelled children are looked up once and kept: a
-look-up costs more than the observation.
+The names are part of the contract (README, "Watch it"). Everything runs in one event loop, so counts are
+plain numbers, which become prometheus-client's families at a scrape: its own counters take a lock for each
+step. The series that an event adds to are looked up once and kept.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import accumulate
+from math import inf
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from gateway.core.balancer import Outcome
 from gateway.core.events import (
     BadAnswerSeen,
     BatchEnded,
     BatchRetried,
+    CacheUsed,
     CallRejected,
     CallServed,
     DeploymentGone,
     Event,
     FellBack,
+    ItemsShared,
     RequestEnded,
 )
 from gateway.pool import PoolStats
@@ -45,11 +52,87 @@ _ITEMS_PER_S = (
 _PREFIX = "infinity_gateway"
 
 
-class Metrics:
+class _Count:
+    """One series of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class _Distribution:
+    """One series of a histogram: how many values lie up to each bound, but above the one before it."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class _Counter:
+    """A counter. Without labels it has its one series from the beginning."""
+
+    def __init__(self, name: str, text: str, *labels: str) -> None:
+        self._name = name
+        self._text = text
+        self._labels = labels
+        self.series: dict[tuple[str, ...], _Count] = {}
+        if not labels:
+            self.of()
+
+    def of(self, *values: str) -> _Count:
+        """The series with these values of the labels."""
+        return self.series.setdefault(values, _Count())
+
+    def add_one(self, *values: str) -> None:
+        self.of(*values).value += 1
+
+    def family(self) -> Metric:
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for values, count in self.series.items():
+            family.add_metric(values, count.value)
+        return family
+
+
+class _Histogram:
+    """A histogram. Without labels it has its one series from the beginning."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> None:
+        self._name = name
+        self._text = text
+        self._bounds = bounds
+        self._shown = [str(floatToGoString(bound)) for bound in (*bounds, inf)]  # type: ignore[no-untyped-call]
+        self._labels = labels
+        self.series: dict[tuple[str, ...], _Distribution] = {}
+        if not labels:
+            self.of()
+
+    def of(self, *values: str) -> _Distribution:
+        """The series with these values of the labels."""
+        return self.series.setdefault(values, _Distribution(self._bounds))
+
+    def family(self) -> Metric:
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for values, series in self.series.items():
+            buckets = zip(self._shown, accumulate(series.counts), strict=True)
+            family.add_metric(values, list(buckets), series.sum)
+        return family
+
+
+class Metrics(Collector):
     """A listener to events, and the text that Prometheus scrapes."""
 
     def __init__(self, version: str, stats: Callable[[], Sequence[PoolStats]]) -> None:
-        self.registry = CollectorRegistry()
+        self._version = version
+        self._stats = stats
+        self._families: list[_Counter | _Histogram] = []
         self._requests = self._counter("requests", "Requests answered.", "route", "model", "status")
         self._request_duration = self._histogram(
             "request_duration_seconds",
@@ -91,7 +174,7 @@ class Metrics:
         )
         self._batch_padding = self._histogram(
             "batch_padding_ratio",
-            "Share of a batch that is padding up to its longest item, by length in characters.",
+            "Share of a batch that is padding up to its longest item, in estimated tokens.",
             _RATIOS,
             "model",
             "deployment",
@@ -113,26 +196,29 @@ class Metrics:
             "upstream_bad_answers", "Answers that did not fit their batch.", "model", "deployment", "reason"
         )
         self._retries = self._counter("retries", "Batches tried again on another server.", "reason")
+        self._shared = self._counter(
+            "deduplicated_items",
+            "Items that somebody else had asked for already, and that were not sent again.",
+        )
+        self._cached = self._counter("cache_items", "Items looked up in the cache.", "result")
         self._fallbacks = self._counter("fallbacks", "Calls handed to a fallback model.")
         self._rejected = self._counter("rejected", "Calls refused.", "reason")
         self._loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a timer.", _SHORT_SECONDS
         )
-        build = Gauge(f"{_PREFIX}_build_info", "Always 1.", ("version", "python"), registry=self.registry)
-        build.labels(version, platform.python_version()).set(1)
-        self.registry.register(_Gauges(stats))
-        self._batch_children = cache(self._batch_children_of)
-        self._outcome_child = cache(self._upstream_requests.labels)
-        self._request_children = cache(self._request_children_of)
-        self._served_children = cache(self._served_children_of)
+        self._request_series = cache(self._request_series_of)
+        self._served_series = cache(self._served_series_of)
+        self._batch_series = cache(self._batch_series_of)
         self._listeners: dict[type[Any], Callable[[Any], None]] = {
             RequestEnded: self._request_ended,
             CallServed: self._call_served,
             BatchEnded: self._batch_ended,
-            BadAnswerSeen: lambda e: self._bad_answers.labels(e.model, e.deployment, e.reason).inc(),
-            BatchRetried: lambda e: self._retries.labels(e.reason).inc(),
-            FellBack: lambda _: self._fallbacks.inc(),
-            CallRejected: lambda e: self._rejected.labels(e.reason).inc(),
+            BadAnswerSeen: lambda e: self._bad_answers.add_one(e.model, e.deployment, e.reason),
+            BatchRetried: lambda e: self._retries.add_one(e.reason),
+            ItemsShared: self._items_shared,
+            CacheUsed: self._cache_used,
+            FellBack: lambda _: self._fallbacks.add_one(),
+            CallRejected: lambda e: self._rejected.add_one(e.reason),
             DeploymentGone: self._forget,
         }
 
@@ -141,48 +227,53 @@ class Metrics:
             listener(event)
 
     def on_loop_lag(self, seconds: float) -> None:
-        self._loop_lag.observe(seconds)
+        self._loop_lag.of().observe(seconds)
 
     def render(self) -> bytes:
         """What `GET /metrics` answers."""
-        return generate_latest(_WithoutCreated(self.registry))
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            yield family.family()
+        build = _gauge("build_info", "Always 1.", "version", "python")
+        build.add_metric([self._version, platform.python_version()], 1)
+        yield build
+        yield from _gauges(self._stats())
 
     def _request_ended(self, event: RequestEnded) -> None:
-        requests, duration, items, overhead = self._request_children(event.route, event.model, event.status)
-        requests.inc()
-        duration.observe(event.duration_s)
-        if event.items:
-            items.observe(event.items)
-        overhead.observe(max(0.0, event.duration_s - event.queue_s - event.upstream_s))
+        route, model, status, duration_s, items, queue_s, upstream_s = event
+        requests, durations, sizes, overheads = self._request_series(route, model, status)
+        requests.value += 1
+        durations.observe(duration_s)
+        if items:
+            sizes.observe(items)
+        overheads.observe(max(0.0, duration_s - queue_s - upstream_s))
 
-    def _request_children_of(
+    def _request_series_of(
         self, route: str, model: str, status: int
-    ) -> tuple[Counter, Histogram, Histogram, Histogram]:
+    ) -> tuple[_Count, _Distribution, _Distribution, _Distribution]:
         return (
-            self._requests.labels(route, model, str(status)),
-            self._request_duration.labels(route, model),
-            self._request_items.labels(route, model),
-            self._overhead.labels(route),
+            self._requests.of(route, model, str(status)),
+            self._request_duration.of(route, model),
+            self._request_items.of(route, model),
+            self._overhead.of(route),
         )
 
     def _call_served(self, event: CallServed) -> None:
-        queue_wait, items, tokens = self._served_children(event.model, event.call_class)
-        queue_wait.observe(event.queue_s)
-        items.inc(event.items)
-        tokens.inc(event.tokens)
+        queue_waits, items, tokens = self._served_series(event.model, event.call_class)
+        queue_waits.observe(event.queue_s)
+        items.value += event.items
+        tokens.value += event.tokens
 
-    def _served_children_of(self, model: str, call_class: str) -> tuple[Histogram, Counter, Counter]:
-        return (
-            self._queue_wait.labels(model, call_class),
-            self._items.labels(model),
-            self._tokens.labels(model),
-        )
+    def _served_series_of(self, model: str, call_class: str) -> tuple[_Distribution, _Count, _Count]:
+        return self._queue_wait.of(model, call_class), self._items.of(model), self._tokens.of(model)
 
     def _batch_ended(self, event: BatchEnded) -> None:
-        items, calls, fill, padding, duration, throughput = self._batch_children(
-            event.model, event.deployment
+        requests, items, calls, fill, padding, duration, throughput = self._batch_series(
+            event.model, event.deployment, event.reason
         )
-        self._outcome_child(event.model, event.deployment, event.reason or event.outcome.value).inc()
+        requests.value += 1
         items.observe(event.items)
         calls.observe(event.calls)
         fill.observe(event.fill_ratio)
@@ -191,78 +282,83 @@ class Metrics:
         if event.outcome is Outcome.SUCCESS and event.duration_s > 0:
             throughput.observe(event.items / event.duration_s)
 
-    def _batch_children_of(self, *labels: str) -> tuple[Histogram, ...]:
-        return tuple(histogram.labels(*labels) for histogram in self._batch_histograms)
-
-    @property
-    def _batch_histograms(self) -> tuple[Histogram, ...]:
+    def _batch_series_of(
+        self, model: str, deployment: str, reason: str
+    ) -> tuple[
+        _Count, _Distribution, _Distribution, _Distribution, _Distribution, _Distribution, _Distribution
+    ]:
         return (
+            self._upstream_requests.of(model, deployment, reason or Outcome.SUCCESS.value),
+            self._batch_items.of(model, deployment),
+            self._batch_calls.of(model, deployment),
+            self._batch_fill.of(model, deployment),
+            self._batch_padding.of(model, deployment),
+            self._upstream_duration.of(model, deployment),
+            self._upstream_throughput.of(model, deployment),
+        )
+
+    def _items_shared(self, event: ItemsShared) -> None:
+        self._shared.of().value += event.items
+
+    def _cache_used(self, event: CacheUsed) -> None:
+        self._cached.of("hit").value += event.hits
+        self._cached.of("miss").value += event.misses
+
+    def _forget(self, event: DeploymentGone) -> None:
+        """The series of a deployment go when it goes."""
+        self._batch_series.cache_clear()
+        for family in (
             self._batch_items,
             self._batch_calls,
             self._batch_fill,
             self._batch_padding,
             self._upstream_duration,
             self._upstream_throughput,
-        )
+            self._upstream_requests,
+            self._bad_answers,
+        ):
+            for values in [values for values in family.series if values[:2] == event]:
+                del family.series[values]
 
-    def _forget(self, event: DeploymentGone) -> None:
-        """The series of a deployment go when it goes."""
-        self._batch_children.cache_clear()
-        self._outcome_child.cache_clear()
-        for histogram in self._batch_histograms:
-            histogram.remove(event.model, event.deployment)
-        for counter in (self._upstream_requests, self._bad_answers):
-            counter.remove_by_labels({"model": event.model, "deployment": event.deployment})
+    def _counter(self, name: str, text: str, *labels: str) -> _Counter:
+        counter = _Counter(f"{_PREFIX}_{name}_total", text, *labels)
+        self._families.append(counter)
+        return counter
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"{_PREFIX}_{name}_total", text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"{_PREFIX}_{name}", text, labels, buckets=buckets, registry=self.registry)
-
-
-class _WithoutCreated(Collector):
-    """What a registry holds, less the times of creation: they double the number of series."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> _Histogram:
+        histogram = _Histogram(f"{_PREFIX}_{name}", text, bounds, *labels)
+        self._families.append(histogram)
+        return histogram
 
 
-class _Gauges(Collector):
-    """Gauges read from the pools at each scrape: a count kept twice is a count that drifts."""
-
-    def __init__(self, stats: Callable[[], Sequence[PoolStats]]) -> None:
-        self._stats = stats
-
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        return self._families([])
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield from self._families(self._stats())
-
-    def _families(self, pools: Sequence[PoolStats]) -> Iterator[GaugeMetricFamily]:
-        in_flight = _gauge("in_flight_requests", "Calls that wait or are under way.", "model")
-        queued = _gauge("queued_items", "Items that wait for a server.", "model", "class")
-        up = _gauge("deployment_up", "1 while the server gets work.", "model", "deployment")
-        items = _gauge("deployment_in_flight_items", "Items under way at the server.", "model", "deployment")
-        limit = _gauge(
-            "deployment_concurrency_limit", "Most batches under way at once.", "model", "deployment"
-        )
-        for pool in pools:
-            in_flight.add_metric([pool.model], pool.in_flight_calls)
-            for call_class, count in pool.queued_items.items():
-                queued.add_metric([pool.model, call_class], count)
-            for deployment in pool.deployments:
-                labels = [pool.model, deployment.name]
-                up.add_metric(labels, deployment.state == "up")
-                items.add_metric(labels, deployment.items)
-                limit.add_metric(labels, deployment.in_flight_max)
-        yield from (in_flight, queued, up, items, limit)
+def _gauges(pools: Sequence[PoolStats]) -> Iterator[Metric]:
+    """Read from the pools at each scrape: a count kept twice is a count that drifts."""
+    in_flight = _gauge("in_flight_requests", "Calls that wait or are under way.", "model")
+    queued = _gauge("queued_items", "Items that wait for a server.", "model", "class")
+    up = _gauge("deployment_up", "1 while the server gets work.", "model", "deployment")
+    items = _gauge("deployment_in_flight_items", "Items under way at the server.", "model", "deployment")
+    limit = _gauge("deployment_concurrency_limit", "Most batches under way at once.", "model", "deployment")
+    busy = _gauge(
+        "deployment_busy_ratio", "Share of the last seconds in which it had work.", "model", "deployment"
+    )
+    service = _gauge(
+        "deployment_service_seconds",
+        "The fitted time of a batch of n items: l + (o + a n + b n longest), lengths in tokens.",
+        *("model", "deployment", "parameter"),
+    )
+    for pool in pools:
+        in_flight.add_metric([pool.model], pool.in_flight_calls)
+        for call_class, count in pool.queued_items.items():
+            queued.add_metric([pool.model, call_class], count)
+        for deployment in pool.deployments:
+            labels = [pool.model, deployment.name]
+            up.add_metric(labels, deployment.state == "up")
+            items.add_metric(labels, deployment.items)
+            limit.add_metric(labels, deployment.limit)
+            busy.add_metric(labels, deployment.busy_ratio)
+            for parameter, seconds in deployment.service.items():
+                service.add_metric([*labels, parameter], seconds)
+    yield from (in_flight, queued, up, items, limit, busy, service)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -52,6 +52,7 @@ class Member:
         try:
             if was_up and self.facts:
                 await upstream.send(self.settings, _canary(self.facts), timeout_s)
+                self.state.on_canary(asked, loop.time())
             else:
                 self.facts = await upstream.inspect(self.settings, timeout_s)
         except SendError as error:

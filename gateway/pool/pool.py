@@ -7,6 +7,7 @@ deployment changes.
 """
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Coroutine, Mapping
@@ -14,17 +15,21 @@ from typing import Any, NamedTuple
 
 from gateway.core.admission import Admission
 from gateway.core.balancer import Balancer, Deployment, Outcome, Permit
+from gateway.core.cache import Cache
 from gateway.core.events import (
     BadAnswerSeen,
     BatchEnded,
     BatchRetried,
+    CacheUsed,
     DeploymentChanged,
     DeploymentGone,
+    ItemsShared,
     Observer,
 )
 from gateway.core.health import Health
 from gateway.core.lanes import Batch, BatchKey, Lanes, Ticket
 from gateway.core.retry import Failure, RetryBudget
+from gateway.core.service_time import Shape
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
 from gateway.core.usage import share_out
 from gateway.errors import (
@@ -45,6 +50,9 @@ _PATIENCE = 0.9
 """A server is blamed for what it did not do in this share of its time limit. Callers in a hurry say less than
 that about it, so it is only asked whether it still answers."""
 
+_TYPICAL_TOKENS = 24
+"""Of one item, where a batch is not made yet."""
+
 
 class DeploymentStats(NamedTuple):
     name: str
@@ -52,7 +60,12 @@ class DeploymentStats(NamedTuple):
     why: str
     batches: int
     items: int
-    in_flight_max: int
+    limit: int
+    """How many typical batches it may have under way at once."""
+    busy_ratio: float
+    """The share of the last seconds in which it had work."""
+    service: Mapping[str, float]
+    """The fitted parameters of core/service_time.py, in seconds."""
 
 
 class PoolStats(NamedTuple):
@@ -80,8 +93,11 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._balancer = Balancer(rng)
         self._lanes = Lanes(
-            items_max=engine.batching.items_max or ITEMS_MAX, wait_s_max=engine.batching.wait_s_max
+            items_max=engine.batching.items_max or ITEMS_MAX,
+            tokens_max=engine.batching.tokens_max,
+            wait_s_max=engine.batching.wait_s_max,
         )
+        self._cache = Cache(engine.cache) if engine.cache.bytes_max else None
         self._admission = Admission(engine.admission)
         self._budget = RetryBudget(engine.retry)
         self._members: dict[str, Member] = {}
@@ -91,7 +107,8 @@ class Pool:
         """Batches that failed and wait for another deployment. They go before what is new."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._dispatching: asyncio.Handle | None = None
-        self._ripening: asyncio.TimerHandle | None = None
+        self._waking: asyncio.Handle | None = None
+        self._wakes_at = math.inf
         self._closed = False
         for deployment in settings.deployments:
             self.add(deployment)
@@ -108,13 +125,21 @@ class Pool:
         return frozenset({self.settings.task.value}) if self.settings.task else frozenset()
 
     def stats(self) -> PoolStats:
+        now = self._loop.time()
         return PoolStats(
             self.settings.name,
             len(self._tickets),
             dict(self._lanes.queued),
             [
                 DeploymentStats(
-                    d.name, d.health.state.value, d.health.why, d.batches, d.items, d.in_flight_max
+                    d.name,
+                    d.health.state.value,
+                    d.health.why,
+                    d.batches,
+                    d.items,
+                    d.limit,
+                    d.busy_ratio(now),
+                    d.service.parameters,
                 )
                 for d in self._balancer
             ],
@@ -149,13 +174,14 @@ class Pool:
             await asyncio.wait(self._tasks)
         for ticket in list(self._tickets):
             ticket.fail(Draining("this gateway is stopping"))
-        for timer in (self._dispatching, self._ripening):
+        self._lanes.clear()
+        for timer in (self._dispatching, self._waking):
             if timer:
                 timer.cancel()
 
     # Calls
 
-    async def ask(self, key: BatchKey, items: list[str], deadline: float) -> Ticket:
+    async def ask(self, key: BatchKey, items: list[str], deadline: float, caller: str = "") -> Ticket:
         """Have each item answered; the ticket that comes back has all answers.
 
         Raises the GatewayError that ended it otherwise. When the caller is cancelled, what still waits is
@@ -165,11 +191,14 @@ class Pool:
             raise Draining("this gateway is stopping")
         if not self._balancer.any_up:
             raise self._nobody_up()
-        ticket = Ticket(key, items, self._loop.time(), deadline)
+        ticket = Ticket(key, items, self._loop.time(), deadline, caller)
+        if self._cache is not None and self._look_up(ticket, self._cache):
+            return ticket
         size = sum(map(len, items))
         self._admission.admit(len(items), size)
         try:
-            self._lanes.add(ticket)
+            if shared := self._lanes.add(ticket):
+                self._observe(ItemsShared(self.settings.name, shared))
         except BadRequest:
             self._admission.release(len(items), size)
             raise
@@ -195,6 +224,16 @@ class Pool:
             raise ticket.error
         return ticket
 
+    def _look_up(self, ticket: Ticket, cache: Cache) -> bool:
+        """Answer what is known; whether that was all."""
+        hits = 0
+        for position, text in enumerate(ticket.items):
+            if found := cache.get(ticket.key, text, ticket.arrived):
+                ticket.put(position, found.value, found.tokens)
+                hits += 1
+        self._observe(CacheUsed(self.settings.name, hits, len(ticket.items) - hits))
+        return ticket.ended
+
     def _expire(self, ticket: Ticket) -> None:
         waited = self._loop.time() - ticket.arrived
         ticket.fail(DeadlineExceeded(f"no answer within {waited:.3g} s"))
@@ -211,76 +250,143 @@ class Pool:
         if self._closed:
             return
         now = self._loop.time()
-        self._dispatch_again()
-        # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
-        share = -(-self._lanes.items // max(1, self._balancer.rooms()))
-        while self._balancer.rooms():
-            batch = self._lanes.take(share, now)
-            if batch is None:
-                self._wait_until_ripe()
+        if self._again:
+            self._dispatch_again(now)
+        lanes = self._lanes
+        while lanes.waiting:
+            rooms = self._balancer.rooms(now, full=False)
+            full = not rooms and lanes.waiting >= lanes.items_max
+            if full:
+                rooms = self._balancer.rooms(now, full=True)
+            if not rooms or not self._dispatch_to(rooms, now, full):
+                self._wait_for_room(now)
                 return
-            permit = self._balancer.pick(len(batch))
-            assert permit is not None
-            self._send(batch, permit)
 
-    def _dispatch_again(self) -> None:
+    def _dispatch_to(self, rooms: list[Deployment], now: float, full: bool) -> bool:
+        """Send a batch to each of `rooms`, as long as something waits; if they have room for `full` ones
+        alone, as long as there is enough for one. False if nothing was sent.
+        """
+        lanes = self._lanes
+        speeds = self._balancer.speeds(rooms)
+        sent = False
+        while rooms and lanes.waiting >= (lanes.items_max if full else 1):
+            waiting = lanes.waiting
+            # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
+            items = min(-(-waiting // len(rooms)), lanes.items_max)
+            typical = Shape(1, items, items * _TYPICAL_TOKENS)
+            rest = Shape(-(-waiting // lanes.items_max), waiting, waiting * _TYPICAL_TOKENS)
+            deployment = self._balancer.pick(rooms, typical, now, rest)
+            if deployment is None:
+                return sent
+            part = speeds[deployment] / sum(speeds.values())
+            share = waiting if full else max(1, math.ceil(waiting * part - 1e-9))
+            batch = lanes.take(share, deployment.service.ratio, now)
+            if batch is None:
+                return sent
+            sent = True
+            if deployment.batches:
+                # Work that comes too late for everybody would make what follows late too. (A server that
+                # stands idle is always asked: nothing else could tell that it is faster than was thought.)
+                late = now + _PATIENCE * deployment.answer_s(batch.shape(), now)
+                for entry in batch.drop_hopeless(late):
+                    entry.fail(DeadlineExceeded("the servers have too much to do to answer in time"))
+                if not batch.entries:
+                    continue
+            rooms.remove(deployment)
+            del speeds[deployment]
+            self._send(batch, deployment, now)
+        return sent
+
+    def _dispatch_again(self, now: float) -> None:
         for _ in range(len(self._again)):
             batch = self._again.popleft()
             batch.drop_ended()
             if not batch.entries:
                 continue
-            if permit := self._balancer.pick(len(batch), batch.avoid):
-                self._send(batch, permit)
+            rooms = [d for d in self._balancer.rooms(now, full=True) if d.name not in batch.avoid]
+            if deployment := self._balancer.pick(rooms, batch.shape(), now) if rooms else None:
+                self._send(batch, deployment, now)
             elif self._balancer.up_besides(batch.avoid):
                 self._again.append(batch)
             else:
                 _fail(batch, self._given_up(Failure.SERVER_ERROR))
 
-    def _send(self, batch: Batch, permit: Permit) -> None:
-        task = self._own(self._deliver(batch, self._members[permit.deployment.name]))
+    def _send(self, batch: Batch, deployment: Deployment, now: float) -> None:
+        for entry in batch.entries:
+            entry.early = len(entry.claims)
+        permit = Permit(deployment, batch.shape(), now)
+        task = self._own(self._deliver(batch, permit, self._members[deployment.name]))
 
         def done(_: asyncio.Task[None]) -> None:
-            permit.finish()
+            # A task that is cancelled before its first step never gets to finish it.
+            if permit.open:
+                permit.finish(self._loop.time())
             self._schedule()
 
-        # Not at the end of the coroutine: a task that is cancelled before its first step never gets there.
         task.add_done_callback(done)
 
-    def _wait_until_ripe(self) -> None:
-        if self._ripening:
-            self._ripening.cancel()
-            self._ripening = None
+    def _wait_for_room(self, now: float) -> None:
+        """Try again when a deployment will have room, or what waits is ripe."""
+        at = self._balancer.room_at(now)
         ripe_at = self._lanes.ripe_at()
-        if ripe_at is not None:
-            self._ripening = self._loop.call_at(ripe_at, self._schedule)
+        if ripe_at is not None and ripe_at > now:
+            at = min(at, ripe_at)
+        if self._waking and self._wakes_at <= at:
+            return  # Sooner than needed, and then it is set again.
+        if self._waking:
+            self._waking.cancel()
+            self._waking = None
+        if at < math.inf:
+            self._wakes_at = at
+            self._waking = self._loop.call_at(at, self._wake)
 
-    async def _deliver(self, batch: Batch, member: Member) -> None:
+    def _wake(self) -> None:
+        self._waking = None
+        self._dispatch()
+
+    async def _deliver(self, batch: Batch, permit: Permit, member: Member) -> None:
         """Send one batch and give each call its part of the answer."""
+        requests = batch.requests()
+        if len(requests) == 1:
+            tells = await self._exchange(batch, member)
+        else:
+            # Different queries: one request each, which the server works on together.
+            parts = [Batch(entries, batch.avoid) for _, entries in requests]
+            for part in parts:
+                part.tries = batch.tries
+            tells = all(await asyncio.gather(*(self._exchange(part, member) for part in parts)))
+        permit.finish(self._loop.time(), tells=tells)
+
+    async def _exchange(self, batch: Batch, member: Member) -> bool:
+        """One request and its answer; whether the time that it took is the server's own."""
         assert member.facts is not None
         started = self._loop.time()
         self._budget.on_batch(started)
-        latest = max(entry.ticket.deadline for entry in batch.entries)
-        timeout_s = max(0.001, min(member.settings.timeout_s, latest - started))
-        request = Request(batch.key, [entry.text for entry in batch.entries], member.facts.encoding)
+        timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - started))
+        key = batch.entries[0].lane.key
+        request = Request(key, [entry.text for entry in batch.entries], member.facts.encoding)
         try:
             answer = await self._upstream.send(member.settings, request, timeout_s)
             took_s = self._loop.time() - started
             member.state.health.on_answer(started + took_s)
             self._report(batch, member, None, took_s)
-            self._split(batch, answer, took_s)
+            self._split(batch, key, answer, took_s)
+            return True
         except SendError as error:
             self._report(batch, member, error, self._loop.time() - started)
             self._failed(batch, member, error, started, timeout_s)
+            return error.failure is Failure.TIMEOUT and not _hurried(timeout_s, member)
         except Exception:  # A bug. Whatever it is, nobody may stay waiting.
             _fail(batch, ServerFailed("internal error"))
             raise
 
-    def _split(self, batch: Batch, answer: Answer, upstream_s: float) -> None:
-        query = len(batch.key.query or "")
+    def _split(self, batch: Batch, key: BatchKey, answer: Answer, upstream_s: float) -> None:
+        query = len(key.query or "")
         tokens = share_out(answer.tokens, [query + len(entry.text) for entry in batch.entries])
         for entry, value, charged in zip(batch.entries, answer.values, tokens, strict=True):
-            entry.ticket.upstream_s = upstream_s
-            entry.ticket.put(entry.position, value, charged)
+            entry.put(value, charged, upstream_s)
+            if self._cache is not None and not key.alone:
+                self._cache.put(key, entry.text, value, charged, self._loop.time())
 
     def _failed(
         self, batch: Batch, member: Member, error: SendError, started: float, timeout_s: float
@@ -288,19 +394,20 @@ class Pool:
         """Decide what becomes of a batch that failed: divided, tried elsewhere, or given up."""
         now = self._loop.time()
         failure = error.failure
-        callers = len(batch.tickets())
+        to_blame = len(batch) == 1 or len(batch.tickets()) == 1
         batch.drop_ended()
         if failure is Failure.REJECTED:
-            if callers == 1:
-                param = "documents" if batch.key.task is Task.RERANK else "input"
+            if not batch.entries:
+                return
+            if to_blame:
+                param = "documents" if batch.task is Task.RERANK else "input"
                 _fail(batch, BadRequest(f"the server refused the input: {error}", param=param))
                 return
             # One caller's input is at fault. It must not fail the others, so look for it in halves. (Of two
             # callers of whom one has left, the other is not to blame until it was alone.)
             self._again.extend(half for half in batch.halves() if half.entries)
             return
-        hurried = failure is Failure.TIMEOUT and timeout_s < _PATIENCE * member.settings.timeout_s
-        if hurried or failure is Failure.OVERLOADED:
+        if failure is Failure.OVERLOADED or (failure is Failure.TIMEOUT and _hurried(timeout_s, member)):
             member.state.health.suspect()
         else:
             refused = failure is Failure.REFUSED
@@ -315,7 +422,18 @@ class Pool:
             self._again.append(batch)
             self._observe(BatchRetried(self.settings.name, failure.value))
         else:
-            _fail(batch, self._given_up(failure))
+            self._give_up(batch, failure)
+
+    def _give_up(self, batch: Batch, failure: Failure) -> None:
+        if failure is Failure.TIMEOUT and self._balancer.any_up:
+            # Who joined an item while it was under way has not had his time.
+            for entry in batch.entries:
+                late = [claim for claim in entry.claims[entry.early :] if not claim[0].ended]
+                if late:
+                    del entry.claims[entry.early :]
+                    entry.done()
+                    self._lanes.again(entry, late)
+        _fail(batch, self._given_up(failure))
 
     def _given_up(self, failure: Failure) -> GatewayError:
         if not self._balancer.any_up:
@@ -334,7 +452,7 @@ class Pool:
         model, name = self.settings.name, member.settings.name
         if self._members.get(name) is not member:
             return  # It has left, and so have its series.
-        lengths = [len(entry.text) for entry in batch.entries]
+        lengths = [entry.tokens for entry in batch.entries]
         padded = len(lengths) * max(lengths)
         if error is None:
             outcome, reason = Outcome.SUCCESS, ""
@@ -348,7 +466,7 @@ class Pool:
                 outcome,
                 reason,
                 items=len(lengths),
-                calls=len({entry.ticket for entry in batch.entries}),
+                calls=len(batch.tickets()),
                 fill_ratio=len(lengths) / self._lanes.items_max,
                 padding_ratio=1 - sum(lengths) / padded if padded else 0.0,
                 duration_s=took_s,
@@ -374,6 +492,7 @@ class Pool:
         health = member.state.health
         self._observe(DeploymentChanged(self.settings.name, member.settings.name, health.is_up, health.why))
         if health.is_up:
+            member.state.restart(self._loop.time())
             self._schedule()
         else:
             self._after_loss()
@@ -408,6 +527,11 @@ class Pool:
             )
 
 
+def _hurried(timeout_s: float, member: Member) -> bool:
+    """Whether the callers of a batch had less patience than a server may ask for."""
+    return timeout_s < _PATIENCE * member.settings.timeout_s
+
+
 def _fail(batch: Batch, error: GatewayError) -> None:
     for entry in batch.entries:
-        entry.ticket.fail(error)
+        entry.fail(error)

@@ -2,7 +2,8 @@
 
 import string
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from operator import attrgetter
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -10,19 +11,22 @@ import orjson
 from gateway.core.lanes import Value
 from gateway.core.retry import Failure
 from gateway.messages import Modality, Task
-from gateway.pool import Answer, Request, SendError
+from gateway.pool import Answer, Encoding, Request, SendError
 from gateway.vectors import floats
 
-_T = TypeVar("_T")
+_NAN = float("nan")
 _BASE64 = (string.ascii_letters + string.digits + "+/").encode()
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     total_tokens: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Vector(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     index: int
+
+
+class _Vector(_Row, gc=False):
     embedding: msgspec.Raw
 
 
@@ -31,8 +35,7 @@ class _Embeddings(msgspec.Struct):
     usage: _Usage
 
 
-class _Score(msgspec.Struct):
-    index: int
+class _Score(_Row, gc=False):
     relevance_score: float | None
 
 
@@ -66,6 +69,7 @@ _embeddings = msgspec.json.Decoder(_Embeddings)
 _ranking = msgspec.json.Decoder(_Ranking)
 _classes = msgspec.json.Decoder(_Classes)
 _models = msgspec.json.Decoder(_Models)
+_index = attrgetter("index")
 
 # What a configured parameter must not change: it would be done twice, or to the wrong items.
 _OURS = ("dimensions", "modality", "top_n")
@@ -76,15 +80,17 @@ PATHS = {Task.EMBED: "/embeddings", Task.RERANK: "/rerank", Task.CLASSIFY: "/cla
 def encode(request: Request, model: str | None) -> bytes:
     """The body of a request; the gateway's own fields win over parameters of the same name."""
     key = request.key
-    body: dict[str, Any] = orjson.loads(key.params) if key.params else {}
-    for name in _OURS:
-        body.pop(name, None)
+    body: dict[str, Any] = {}
+    if key.params:
+        body = orjson.loads(key.params)
+        for name in _OURS:
+            body.pop(name, None)
     if model is not None:
         body["model"] = model
     match key.task:
         case Task.EMBED:
             body["input"] = request.items
-            body["encoding_format"] = request.encoding.value
+            body["encoding_format"] = "base64" if request.encoding is Encoding.BASE64 else "float"
             if key.modality is not Modality.TEXT:
                 body["modality"] = key.modality.value
         case Task.RERANK:
@@ -117,27 +123,32 @@ def decode_models(body: bytes) -> list[Model]:
 
 
 def _embedded(request: Request, answer: _Embeddings) -> Answer:
-    placed = _placed(len(request.items), [(item.index, bytes(item.embedding)) for item in answer.data])
-    if placed[0][:1] == b'"':
-        # One model gives vectors of one size.
-        size = len(placed[0])
-        if any(len(vector) != size or not _is_base64(vector) for vector in placed):
+    _place(len(request.items), answer.data)
+    vectors = [bytes(row.embedding) for row in answer.data]
+    if vectors[0][:1] == b'"':
+        if not _are_base64(vectors):
             raise _bad("size", "vectors of different sizes, or not base64 of float32")
-    elif not all(_is_list(vector) for vector in placed):
+    elif not all(map(_is_list, vectors)):
         raise _bad("unreadable", "a vector that is neither base64 nor a list of numbers")
-    return Answer(list(placed), answer.usage.total_tokens)
+    values: list[Value] = [*vectors]
+    return Answer(values, answer.usage.total_tokens)
 
 
-def _is_base64(vector: bytes) -> bool:
-    """Whether a fragment is a quoted base64 string of whole float32 numbers, told without decoding it."""
-    coded = len(vector) - 2
-    padding = vector.count(b"=", -3)
-    return (
-        coded > 0
-        and coded % 4 == 0
-        and (coded // 4 * 3 - padding) % 4 == 0
-        and not vector[1 : coded + 1 - padding].translate(None, _BASE64)
-    )
+def _are_base64(vectors: Sequence[bytes]) -> bool:
+    """Whether fragments are quoted base64 of equally many whole float32 numbers, told without decoding them.
+
+    One model gives vectors of one size, and so equally long ends.
+    """
+    size = len(vectors[0])
+    padding = vectors[0].count(b"=", -3)
+    end = b"=" * padding + b'"'
+    coded = size - 2
+    if coded <= 0 or coded % 4 or (coded // 4 * 3 - padding) % 4:
+        return False
+    if any(len(vector) != size or not vector.endswith(end) for vector in vectors):
+        return False
+    # All at once, which is the quickest: what is left must be their first quotes and their ends, no more.
+    return b"".join(vectors).translate(None, _BASE64) == (b'"' + end) * len(vectors)
 
 
 def _is_list(vector: bytes) -> bool:
@@ -149,12 +160,12 @@ def _is_list(vector: bytes) -> bool:
 
 
 def _reranked(request: Request, answer: _Ranking) -> Answer:
+    _place(len(request.items), answer.results)
     # A NaN score is written as null.
-    scores = [
-        (item.index, float("nan") if item.relevance_score is None else item.relevance_score)
-        for item in answer.results
+    scores: list[Value] = [
+        _NAN if row.relevance_score is None else row.relevance_score for row in answer.results
     ]
-    return Answer(list(_placed(len(request.items), scores)), answer.usage.total_tokens)
+    return Answer(scores, answer.usage.total_tokens)
 
 
 def _classified(request: Request, answer: _Classes) -> Answer:
@@ -164,15 +175,14 @@ def _classified(request: Request, answer: _Classes) -> Answer:
     return Answer(labels, answer.usage.total_tokens)
 
 
-def _placed(expected: int, found: Sequence[tuple[int, _T]]) -> list[_T]:
-    """The values in the order of their indices, which must be 0 to `expected` - 1, each once."""
-    if len(found) != expected:
-        raise _bad("count", f"{len(found)} results for {expected} items")
-    by_index = dict(found)
-    try:
-        return [by_index[index] for index in range(expected)]
-    except KeyError as error:
-        raise _bad("index", f"no result for item {error}") from None
+def _place(expected: int, rows: list[_Vector] | list[_Score]) -> None:
+    """Put rows in the order of their indices, which must be 0 to `expected` - 1, each once."""
+    if len(rows) != expected:
+        raise _bad("count", f"{len(rows)} results for {expected} items")
+    rows.sort(key=_index)
+    for index, row in enumerate(rows):
+        if row.index != index:
+            raise _bad("index", f"no result for item {index}, or more than one for another")
 
 
 def _bad(reason: str, message: str) -> SendError:

@@ -1,11 +1,9 @@
 """Talks to Infinity servers. Every failure leaves as a SendError that says what kind it is."""
 
 import asyncio
-import io
-import os
 import re
 from collections.abc import Sequence
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Self
 
 import aiohttp
@@ -13,17 +11,14 @@ import orjson
 
 from gateway.core.lanes import BatchKey
 from gateway.core.retry import Failure
-from gateway.core.settings import DeploymentSettings
+from gateway.core.settings import DeploymentSettings, Secret
 from gateway.messages import Task
 from gateway.pool import Answer, Encoding, Request, SendError, ServerFacts
-from gateway.upstream import codec
+from gateway.upstream import codec, wire
+from gateway.upstream.target import USER_AGENT, Target
 
-# The servers' uvicorn closes a connection after 5 s without a request, and one that is used just then breaks.
-_KEEP_ALIVE_S = 4.0
-_CONNECT_S = 5.0
-_ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _MESSAGE_CHARS_MAX = 300
-_PIECE_BYTES = 512 * 1024
+_MODELS_BYTES_MAX = 16 * 1024 * 1024
 # URLs, and hosts with a port, by name or number.
 _ADDRESS = re.compile(
     r"\b\w+://\S+|\[[0-9a-fA-F:.]+\](:\d+)?|\b\d{1,3}(\.\d{1,3}){3}\b(:\d+)?|\b[\w.-]+:\d{2,5}\b"
@@ -34,27 +29,35 @@ class InfinityUpstream:
     """HTTP connections to all servers. An async context manager."""
 
     def __init__(self) -> None:
+        self._wire: wire.Client
         self._session: aiohttp.ClientSession
-        self._new_connections: aiohttp.ClientSession
+        self._targets: dict[tuple[str, Secret | None], Target] = {}
         self._bases: dict[str, str] = {}
         """api_base → where its routes really are, for servers that serve them below /v1."""
 
     async def __aenter__(self) -> Self:
-        self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S))
-        self._new_connections = _session(aiohttp.TCPConnector(limit=0, force_close=True))
+        self._wire = wire.Client()
+        # For lists of models only, which are asked for now and then: nothing of it is kept between two.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=wire.CONNECT_S),
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._wire.close()
         await self._session.close()
-        await self._new_connections.close()
 
     async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer:
         """One batch, one answer with a value for each item."""
         body = codec.encode(request, deployment.server_model)
-        answer = await self._call("POST", deployment, codec.PATHS[request.key.task], body, timeout_s)
-        return codec.decode(request, answer)
+        target = self._target(deployment, codec.PATHS[request.key.task])
+        status, answer = await self._wire.post(target, body, timeout_s)
+        return codec.decode(request, answer if status == 200 else _accepted(status, answer))
 
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
         """The names of the models that a server serves."""
@@ -93,7 +96,7 @@ class InfinityUpstream:
         base = server.api_base
         tried = self._bases.get(base, base)
         try:
-            body = await self._call("GET", server, "/models", None, timeout_s)
+            body = await self._get(self._target(server, "/models"), timeout_s)
         except _NotFound:
             if self._bases.get(base, base) == tried:  # else another deployment of this server was quicker
                 if tried.endswith("/v1"):
@@ -101,72 +104,38 @@ class InfinityUpstream:
                     raise
                 # Started with `--url-prefix /v1`, and the configuration names only the host.
                 self._bases[base] = f"{base}/v1"
-            body = await self._call("GET", server, "/models", None, timeout_s)
+            body = await self._get(self._target(server, "/models"), timeout_s)
         return codec.decode_models(body)
 
-    async def _call(
-        self, method: str, server: DeploymentSettings, path: str, body: bytes | None, timeout_s: float
-    ) -> bytes:
+    def _target(self, server: DeploymentSettings, path: str) -> Target:
         url = self._bases.get(server.api_base, server.api_base) + path
-        headers = {"Authorization": f"Bearer {server.api_key.reveal()}"} if server.api_key else None
+        target = self._targets.get((url, server.api_key))
+        if target is None:
+            target = Target(url, server.api_key.reveal() if server.api_key else None)
+            self._targets[url, server.api_key] = target
+        return target
+
+    async def _get(self, target: Target, timeout_s: float) -> bytes:
+        headers = {"Authorization": target.authorization} if target.authorization else None
         try:
-            async with asyncio.timeout(timeout_s):
-                reused = SimpleNamespace(reused=False)
-                try:
-                    return await _exchange(self._session, method, url, body, headers, reused)
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                    # A server may close a kept connection just when it is used. Only a new one can tell how
-                    # the server is; one is enough, since it may be this very request that breaks them.
-                    if not reused.reused:
-                        raise
-                return await _exchange(self._new_connections, method, url, body, headers, reused)
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.get(target.url, headers=headers, allow_redirects=False) as response,
+            ):
+                return _accepted(response.status, await _read(response))
         except TimeoutError as error:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
-                raise SendError(Failure.REFUSED, f"no connection within {_CONNECT_S:g} s") from error
+                raise SendError(Failure.REFUSED, f"no connection within {wire.CONNECT_S:g} s") from error
             raise SendError(Failure.TIMEOUT, f"no answer within {timeout_s:.3g} s") from error
         except aiohttp.ClientConnectorError as error:
-            raise SendError(Failure.REFUSED, f"no connection: {_words(error)}") from error
+            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorDNSError) else error
+            raise SendError(Failure.REFUSED, f"no connection: {wire.words(cause)}") from error
         except (aiohttp.ClientResponseError, ValueError) as error:  # ValueError: an address that is none
             not_http = SendError(Failure.BAD_ANSWER, f"not HTTP: {type(error).__name__}", reason="http")
         except aiohttp.ClientError as error:
-            raise SendError(Failure.DISCONNECTED, f"connection lost: {_words(error)}") from error
+            raise SendError(Failure.DISCONNECTED, f"connection lost: {wire.words(error)}") from error
         # Out here it has no cause, whose repr would hold our request's headers and so the key.
         raise not_http
-
-
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_reuseconn.append(_mark_reused)
-    return aiohttp.ClientSession(
-        connector=connector,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-        headers={
-            "Content-Type": "application/json",
-            "User-Agent": "infinity-gateway",
-            "Accept-Encoding": "identity",  # packing and unpacking costs more than a fast network
-        },
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[tracing],
-    )
-
-
-async def _exchange(
-    session: aiohttp.ClientSession,
-    method: str,
-    url: str,
-    body: bytes | None,
-    headers: dict[str, str] | None,
-    reused: SimpleNamespace,
-) -> bytes:
-    async with session.request(
-        method,
-        url,
-        data=_payload(body),
-        headers=headers,
-        allow_redirects=False,
-        trace_request_ctx=reused,
-    ) as response:
-        return _accepted(response.status, await _read(response))
 
 
 class _InternalError(SendError):
@@ -177,29 +146,14 @@ class _NotFound(SendError):
     pass
 
 
-async def _mark_reused(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceConnectionReuseconnParams
-) -> None:
-    context.trace_request_ctx.reused = True
-
-
-def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    # aiohttp writes bytes at once, and warns that it does when they are many; a file it writes in pieces.
-    return io.BytesIO(body) if body is not None and len(body) > _PIECE_BYTES else body
-
-
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, unless it is larger than any answer can be."""
-    if (response.content_length or 0) > _ANSWER_BYTES_MAX:
-        raise SendError(Failure.BAD_ANSWER, f"{response.content_length} bytes", reason="size")
-    if response.content_length is not None:
-        return await response.read()
-    chunks = bytearray()
-    async for chunk in response.content.iter_any():
-        chunks += chunk
-        if len(chunks) > _ANSWER_BYTES_MAX:
-            raise SendError(Failure.BAD_ANSWER, f"more than {_ANSWER_BYTES_MAX} bytes", reason="size")
-    return bytes(chunks)
+    """The body, unless it is larger than any list of models can be."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > _MODELS_BYTES_MAX:
+            raise SendError(Failure.BAD_ANSWER, f"more than {_MODELS_BYTES_MAX} bytes", reason="size")
+    return bytes(body)
 
 
 def _accepted(status: int, body: bytes) -> bytes:
@@ -240,16 +194,6 @@ def _message(body: bytes) -> str:
         case _:
             return "no reason given"
     return _ADDRESS.sub("…", message)[:_MESSAGE_CHARS_MAX]
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-        return "TLS failed; does the server speak https, and is its certificate trusted?"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host name does not resolve"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return type(error).__name__
 
 
 def _choose(deployment: DeploymentSettings, models: Sequence[codec.Model]) -> codec.Model:

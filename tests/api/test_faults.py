@@ -222,8 +222,9 @@ async def test_who_waits_when_the_last_server_goes_is_told_at_once() -> None:
         fake.requests.clear()
         fake.faults.append(Fault(hang=True))
         async with asyncio.TaskGroup() as calls, asyncio.timeout(10):
-            waiting = [calls.create_task(caller.embed([f"text {i}"] * 32)) for i in range(12)]
-            await fake.received(8)
+            waiting = [calls.create_task(caller.embed(f"text {i}")) for i in range(12)]
+            await fake.received(1)
+            await caller.samples_when("in_flight_requests", 12)
             await fake.stop()
 
     statuses = [call.result().status for call in waiting]

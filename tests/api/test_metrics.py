@@ -23,7 +23,7 @@ async def test_a_call_alone_is_counted_once_everywhere() -> None:
         Caller(gateway.url) as caller,
     ):
         before = await caller.samples()
-        await caller.embed(["a", "bcd", "ef"])
+        await caller.embed(["a", "bcd", "ef"])  # all of 2 tokens
         after = await caller.samples()
 
     to = {"model": "bert", "deployment": f"127.0.0.1:{fake.port}"}
@@ -34,7 +34,7 @@ async def test_a_call_alone_is_counted_once_everywhere() -> None:
     assert histogram(after, "batch_items", **to) == (1, 3)
     assert histogram(after, "batch_calls", **to) == (1, 1)
     assert histogram(after, "batch_fill_ratio", **to) == (1, 3 / 32)
-    assert histogram(after, "batch_padding_ratio", **to) == (1, pytest.approx(1 - 6 / 9))
+    assert histogram(after, "batch_padding_ratio", **to) == (1, 0)
     assert after.value("items_total", model="bert") == 3
     assert after.value("tokens_total", model="bert") == 6
     assert after.value("upstream_requests_total", **to, outcome="success") == 1
@@ -53,7 +53,7 @@ async def test_times_add_up() -> None:
         Caller(gateway.url) as caller,
     ):
         fake.faults.append(Fault(delay=0.1))
-        await caller.embed(["a"] * 8)
+        await caller.embed([f"a{i}" for i in range(8)])
         samples = await caller.samples()
 
     to = {"model": "bert", "deployment": f"127.0.0.1:{fake.port}"}
@@ -79,11 +79,11 @@ async def test_shared_batches_are_counted_by_items_and_callers() -> None:
             async with asyncio.TaskGroup() as calls:
                 calls.create_task(caller.embed("held"))
                 await fake.received(1)
-                calls.create_task(caller.embed(["aa"] * 3))
-                calls.create_task(caller.embed(["bbbb"] * 2))
+                calls.create_task(caller.embed(["a1", "a2", "a3"]))
+                calls.create_task(caller.embed(["b" * 20 + "1", "b" * 20 + "2"]))
                 during = await caller.samples_when("queued_items", 5)
                 gate.set()
-            await caller.embed(["c"] * 9)
+            await caller.embed([f"c{i}" for i in range(9)])
             await caller.rerank("q", ["d", "e", "f", "g"])
             after = await caller.samples()
 
@@ -101,13 +101,14 @@ async def test_shared_batches_are_counted_by_items_and_callers() -> None:
     assert histogram(after, "batch_items", **bert) == (3, 1 + 5 + 9)
     assert histogram(after, "batch_calls", **bert) == (3, 1 + 2 + 1)
     assert histogram(after, "batch_fill_ratio", **bert) == (3, pytest.approx(15 / 32))
-    assert histogram(after, "batch_padding_ratio", **bert) == (3, pytest.approx(1 - 14 / 20))
+    # In tokens, about: 3 of 2 and 2 of 7, padded to 5 of 7.
+    assert histogram(after, "batch_padding_ratio", **bert) == (3, pytest.approx(1 - 20 / 35))
     assert histogram(after, "batch_items", **cross) == (1, 4)
     assert histogram(after, "request_items", route=EMBED, model="bert") == (4, 15)
     assert histogram(after, "request_items", route=RERANK, model="cross") == (1, 4)
     assert after.value("items_total", model="bert") == 15
     assert after.value("items_total", model="cross") == 4
-    assert after.value("tokens_total", model="bert") == 4 + 3 * 2 + 2 * 4 + 9
+    assert after.value("tokens_total", model="bert") == 4 + 3 * 2 + 2 * 21 + 9 * 2
     assert after.value("tokens_total", model="cross") == 4 * 2
     assert after.value("queue_wait_seconds_count", model="bert", class_="interactive") == 3
     assert after.value("queue_wait_seconds_count", model="bert", class_="bulk") == 1
@@ -126,7 +127,7 @@ async def test_a_call_in_several_batches_is_one_request() -> None:
         GatewayInProcess(config(pool("bert", fake))) as gateway,
         Caller(gateway.url) as caller,
     ):
-        await caller.embed(["a"] * 70)
+        await caller.embed([chr(0x4E00 + i) for i in range(70)])
         samples = await caller.samples()
 
     to = {"model": "bert", "deployment": f"127.0.0.1:{fake.port}"}

@@ -6,7 +6,19 @@ import pytest
 
 from gateway.core.lanes import Lane, Lanes
 from gateway.errors import BadRequest
-from tests.core.lanes import EMBED, content, give_up, image, rerank, ticket, watched, whole
+from tests.core.lanes import (
+    EMBED,
+    answer,
+    content,
+    give_up,
+    image,
+    rerank,
+    take,
+    taken,
+    ticket,
+    watched,
+    whole,
+)
 
 
 def test_lanes_that_are_empty_are_gone() -> None:
@@ -16,11 +28,11 @@ def test_lanes_that_are_empty_are_gone() -> None:
         ticket(lanes, key=rerank(str(i)))
     assert len(lanes) == 100
 
-    while lanes.take(32, now=0):
-        pass
+    while batch := take(lanes):
+        answer(batch)
 
     assert len(lanes) == 0
-    assert repr(lanes) == "<Lanes: 0 items in 0 lanes>"
+    assert repr(lanes) == "<Lanes: 0 entries wait, 0 lanes>"
 
 
 @pytest.mark.parametrize("leaves_first", [True, False])
@@ -104,14 +116,34 @@ def test_a_set_of_parameters_that_waits_already_is_always_taken() -> None:
 
 
 def test_a_set_of_parameters_makes_room_when_the_last_of_it_is_gone() -> None:
-    """Whether it was taken or has ended."""
+    """Whether it was answered or has ended."""
     lanes = Lanes(param_sets_max=1)
-    ended, taken = ticket(lanes, key=rerank("q", b"1")), ticket(lanes, key=rerank("r", b"1"))
+    ended, sent = ticket(lanes, key=rerank("q", b"1")), ticket(lanes, key=rerank("r", b"1"))
 
     give_up(ended)
     with pytest.raises(BadRequest):
         ticket(lanes, key=EMBED._replace(params=b"2"))
-    assert content(lanes.take(32, now=0)) == whole(taken)
+    batch = taken(lanes)
+    assert content(batch) == whole(sent)
+    answer(batch)
     ticket(lanes, key=EMBED._replace(params=b"2"))
 
     assert len(lanes) == 1
+
+
+def test_callers_who_come_and_leave_for_one_item_take_no_memory() -> None:
+    """While one waits for it, or it is under way at a server that hangs."""
+    lanes = Lanes()
+    ticket(lanes, ["waits", "hangs"])
+    batch = lanes.take(1, 1.0, 0)
+    assert batch is not None
+    refs = []
+    for _ in range(500):
+        texts, watching = watched(2)
+        refs += watching
+        give_up(ticket(lanes, ["waits", "hangs"], caller=texts[0]))
+
+    del texts
+    gc.collect()
+
+    assert sum(ref() is not None for ref in refs) <= 2 * lanes.items + 64

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.core.fairness import CLASSES
-from gateway.core.lanes import BatchKey, Lanes, Ticket
-from gateway.errors import BadRequest
-from tests.core.lanes import EMBED, content, image, rerank, ticket
+from gateway.core.lanes import Batch, BatchKey, Entry, Lanes, Ticket
+from gateway.errors import BadRequest, ServerFailed
+from gateway.messages import Task
+from tests.core.lanes import EMBED, image, requeue, rerank, value_of
 
 KEYS = [
     EMBED,
@@ -16,21 +17,30 @@ KEYS = [
     EMBED._replace(params=b"3"),
     rerank("q"),
     rerank("r"),
+    rerank("s"),
     rerank("q", b"1"),
 ]
 PARAM_SETS_MAX = 2
-Waiting = list[tuple[Ticket, int]]
+TEXTS = [letter * length for length in (1, 1, 30, 40, 200, 3000) for letter in "abcd"]
+"""Few, so that callers ask the same."""
+
+Item = tuple[BatchKey, str]
+Claim = tuple[Ticket, int]
 
 
 class LanesAgainstModel(RuleBasedStateMachine):
-    """The model is a list of all that waits, in order of arrival; it is looked through for everything."""
+    """The model: who asks for each item that waits, and for each that is under way."""
 
     tickets: "Bundle[Ticket]" = Bundle("tickets")
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: Waiting = []
-        self.taken: Waiting = []
+        self.waiting: dict[Item, list[Claim]] = {}
+        self.sent: dict[Item, list[Claim]] = {}
+        self.early: dict[Item, int] = {}
+        """How many of who asks for it did so before it was sent."""
+        self.batches: list[Batch] = []
+        self.asked: list[Ticket] = []
         self.alone = 0
         self.now = 0.0
         self.wait_s = 0.0
@@ -43,98 +53,200 @@ class LanesAgainstModel(RuleBasedStateMachine):
         self.wait_s = wait_s
         self.lanes = Lanes(items_max=items_max, wait_s_max=wait_s, param_sets_max=PARAM_SETS_MAX)
 
-    @rule(target=tickets, key=st.sampled_from(KEYS), items=st.integers(1, 12))
-    def arrive(self, key: BatchKey, items: int) -> Ticket:
-        return self.add(key, items)
+    # Callers
+
+    @rule(
+        target=tickets,
+        key=st.sampled_from(KEYS),
+        items=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=12),
+        caller=st.sampled_from("xyz"),
+    )
+    def arrive(self, key: BatchKey, items: list[str], caller: str) -> Ticket:
+        return self.add(key, items, caller)
 
     @precondition(lambda self: not self.wait_s)  # What stands alone has no reason to wait for company.
     @rule(target=tickets, params=st.sampled_from([b"", b"1", b"3"]), items=st.integers(1, 12))
     def arrive_alone(self, params: bytes, items: int) -> Ticket:
         self.alone += 1
-        return self.add(image(self.alone, params), items)
+        return self.add(image(self.alone, params), TEXTS[:items], "x")
 
-    def add(self, key: BatchKey, items: int) -> Ticket:
-        sets = {waiting.key.params for waiting, _ in self.waiting} - {b""}
-        refused = bool(key.params) and key.params not in sets and len(sets) >= PARAM_SETS_MAX
+    def add(self, key: BatchKey, items: list[str], caller: str) -> Ticket:
+        sets = {known.params for known, _ in self.open} - {b"", key.params}
+        refused = bool(key.params) and len(sets) >= PARAM_SETS_MAX
+        asked = Ticket(key, items, self.now, caller=caller)
+        expected = 0
+        for position, text in enumerate(items):
+            if refused:
+                break
+            if known := self.waiting.get((key, text)) or self.sent.get((key, text)):
+                known.append((asked, position))
+                expected += 1
+            else:
+                self.waiting[key, text] = [(asked, position)]
         try:
-            added = ticket(self.lanes, items, key, self.now)
+            shared = self.lanes.add(asked)
         except BadRequest:
             assert refused
-            return Ticket(key, ["refused"], self.now)
+            asked.leave()
+            return asked
         assert not refused
-        self.waiting += [(added, position) for position in range(items)]
-        return added
+        assert shared == expected
+        asked.on_end = self.lanes.forget
+        self.asked.append(asked)
+        return asked
+
+    @property
+    def open(self) -> dict[Item, list[Claim]]:
+        return self.waiting | self.sent
 
     @rule(ended=tickets)
     def leave(self, ended: Ticket) -> None:
         ended.leave()
-        self.waiting = [(waiting, position) for waiting, position in self.waiting if waiting is not ended]
+        self.forget_ended()
+
+    def forget_ended(self) -> None:
+        """An item that waits and that nobody wants any more is gone; one under way stays where it is."""
+        for item, claims in list(self.waiting.items()):
+            self.waiting[item] = [claim for claim in claims if not claim[0].ended]
+            if not self.waiting[item]:
+                del self.waiting[item]
 
     @rule(pause=st.sampled_from([0.5, 1.0, 3.0]))
     def pass_time(self, pause: float) -> None:
         self.now += pause
 
-    @rule(share=st.integers(1, 10))
-    def take(self, share: int) -> None:
-        expected = self.next_batches(share)
-        batch = self.lanes.take(share, self.now)
+    # Servers
+
+    @rule(share=st.integers(1, 10), ratio=st.sampled_from([0.0, 20.0, 400.0, 1e6]))
+    def take(self, share: int, ratio: float) -> None:
+        ready = self.ready()
+        turn = self.lanes._turns.head()
+        batch = self.lanes.take(share, ratio, self.now)
         if batch is None:
-            assert not expected
+            assert not ready
             return
-        found = content(batch)
-        assert found in expected
-        assert all(entry.ticket.key == batch.key for entry in batch.entries)
-        self.waiting = [entry for entry in self.waiting if entry not in found]
-        self.taken += found
+        assert {entry.lane.key for entry in batch.entries} & ready
+        most = min(share, self.items_max)
+        assert batch.entries[0].lane.key.alone or len(batch) <= most
+        if self.is_ripe():
+            assert turn is not None
+            assert turn in batch.tickets(), "whose turn it is leaves next"
+        self.check_queries(batch)
+        for entry in batch.entries:
+            item = (entry.lane.key, entry.text)
+            claims = self.waiting.pop(item)
+            assert [claim for claim in entry.claims if not claim[0].ended] == claims
+            assert item not in self.sent
+            self.sent[item] = claims
+            self.early[item] = len(claims)
+        self.batches.append(batch)
 
-    @rule()
-    def answer(self) -> None:
-        """What was taken is answered, which ends the calls of which nothing waits."""
-        for entry_ticket, position in self.taken:
-            entry_ticket.put(position, b"answer", 1)
-        self.taken = []
+    def check_queries(self, batch: Batch) -> None:
+        """One request has one key. Several share a batch only for different queries, and after the first,
+        lists are whole."""
+        requests = batch.requests()
+        assert sum(len(entries) for _, entries in requests) == len(batch)
+        keys = [key for key, _ in requests]
+        assert len(set(keys)) == len(keys)
+        if len(keys) > 1:
+            assert {key.task for key in keys} == {Task.RERANK}
+            assert len({key.params for key in keys}) == 1
+        for key, entries in requests[1:] if not keys[0].alone else requests:
+            assert {e.text for e in entries} == {text for known, text in self.waiting if known == key}
 
-    def next_batches(self, share: int) -> list[Waiting]:
-        """The batches of which `take` must give one: none when nothing is ripe."""
-        if not self.waiting:
-            return []
-        head = self.waiting[0][0]
-        if head.arrived + self.wait_s <= self.now:
-            return [self.cut(head.key, share)]
-        keys = dict.fromkeys(waiting.key for waiting, _ in self.waiting)
-        full = [key for key in keys if sum(w.key == key for w, _ in self.waiting) >= self.items_max]
-        return [self.cut(key, share) for key in full]
+    @precondition(lambda self: self.batches)
+    @rule(which=st.integers(0, 100), how=st.sampled_from(["answered", "failed", "timed out", "retried"]))
+    def end(self, which: int, how: str) -> None:
+        batch = self.batches.pop(which % len(self.batches))
+        if how == "retried":
+            sent = [(entry.lane.key, entry.text) for entry in batch.entries]
+            batch.drop_ended()
+            for item in sent:
+                if all(ticket.ended for ticket, _ in self.sent[item]):
+                    del self.sent[item], self.early[item]
+            assert {(entry.lane.key, entry.text) for entry in batch.entries} == set(sent) & set(self.sent)
+            how = "answered"
+        for entry in batch.entries:
+            self.end_entry(entry, how)
+        self.forget_ended()
 
-    def cut(self, key: BatchKey, share: int) -> Waiting:
-        lane = [entry for entry in self.waiting if entry[0].key == key]
-        return lane if key.alone else lane[: min(share, self.items_max)]
+    def end_entry(self, entry: Entry, how: str) -> None:
+        item = (entry.lane.key, entry.text)
+        claims, early = self.sent.pop(item), self.early.pop(item)
+        if how == "answered":
+            entry.put(value_of(*item), 1, 0.5)
+        elif how == "failed":
+            entry.fail(ServerFailed("failed"))
+        else:
+            late = [claim for claim in claims[early:] if not claim[0].ended]
+            requeue(self.lanes, entry)
+            if late:
+                self.waiting[item] = late
+        for ticket, _ in claims[:early] if how == "timed out" else claims:
+            assert how == "answered" or ticket.ended
+
+    # What is next
+
+    def is_ripe(self) -> bool:
+        oldest = self.oldest()
+        return oldest is not None and oldest + self.wait_s <= self.now
+
+    def oldest(self) -> float | None:
+        claims = [claim for claims in self.waiting.values() for claim in claims]
+        return min((ticket.arrived for ticket, _ in claims), default=None)
+
+    def ready(self) -> set[BatchKey]:
+        """The keys of which something may leave."""
+        keys = [key for key, _ in self.waiting]
+        if self.is_ripe():
+            return set(keys)
+        return {key for key in keys if keys.count(key) >= self.items_max}
 
     @invariant()
     def counts_are_exact(self) -> None:
-        assert self.lanes.items == len(self.waiting)
+        claims = [claim for claims in self.waiting.values() for claim in claims]
+        assert self.lanes.waiting == len(self.waiting)
+        assert self.lanes.items == len(claims)
         for name in CLASSES:
-            assert self.lanes.queued[name] == sum(w.call_class == name for w, _ in self.waiting)
-        assert len(self.lanes) == len({waiting.key for waiting, _ in self.waiting})
+            assert self.lanes.queued[name] == sum(t.call_class == name for t, _ in claims)
+        assert len(self.lanes) == len({key for key, _ in self.open})
 
     @invariant()
     def tickets_know_what_of_them_waits(self) -> None:
-        for each in {waiting for waiting, _ in self.waiting}:
-            assert each.queued == sum(waiting is each for waiting, _ in self.waiting)
+        claims = [claim for claims in self.waiting.values() for claim in claims]
+        for each in self.asked:
+            assert each.queued == sum(ticket is each for ticket, _ in claims)
+
+    @invariant()
+    def every_answer_is_for_who_asked(self) -> None:
+        for each in self.asked:
+            expected = [value_of(each.key, text) for text in each.items]
+            assert all(got in (None, right) for got, right in zip(each.answers, expected, strict=True))
+            if not each.missing:
+                assert each.ended
+                assert each.answers == expected
 
     @invariant()
     def it_says_when_to_come_back(self) -> None:
-        expected = self.waiting[0][0].arrived + self.wait_s if self.waiting else None
-        assert self.lanes.ripe_at() == expected
+        oldest = self.oldest()
+        if self.wait_s:
+            assert self.lanes.ripe_at() == (None if oldest is None else oldest + self.wait_s)
+        else:
+            assert (self.lanes.ripe_at() is None) == (oldest is None)
 
     def teardown(self) -> None:
-        """All that is left can be taken, each item once."""
+        """All that is left can be taken, each item once, and is answered; then nothing is held."""
         self.now += self.wait_s
-        while batch := self.lanes.take(10, self.now):
-            found = content(batch)
-            assert found == self.cut(self.waiting[0][0].key, 10)
-            self.waiting = [entry for entry in self.waiting if entry not in found]
-        assert not self.waiting
-        assert (self.lanes.items, len(self.lanes)) == (0, 0)
+        while self.waiting:
+            before = len(self.waiting)
+            self.take(10, 400.0)
+            assert len(self.waiting) < before
+        for batch in self.batches:
+            for entry in batch.entries:
+                self.end_entry(entry, "answered")
+        assert all(each.ended for each in self.asked)
+        assert (self.lanes.items, self.lanes.waiting, len(self.lanes)) == (0, 0, 0)
+        assert not self.lanes._param_sets
 
 
 TestLanesAgainstModel = LanesAgainstModel.TestCase

@@ -46,9 +46,7 @@ async def gateway(
     entries = [entry(name, both) for name in ("bert", "cross", "classifier")]
     entries += [entry(name, first) for name in ("clip", "clap", "colbert", "bert-bits")]
     entries.append(entry("cross-raw", both, model="cross", raw_scores=True))
-    # Two batches keep a server busy; with more, 64 callers would be spread over too many to fill them.
-    content = {"model_list": entries, "gateway": {"batching": {"in_flight_max": 2}}}
-    file = written(tmp_path_factory.mktemp("gateway") / "gateway.yaml", content)
+    file = written(tmp_path_factory.mktemp("gateway") / "gateway.yaml", {"model_list": entries})
     async with GatewayProcess(config=file) as gateway:
         await gateway.wait_ready(2 * 4 + 4)
         yield gateway

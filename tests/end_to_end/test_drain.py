@@ -14,7 +14,7 @@ from tests.api.caller import Caller
 from tests.api.waiting import until
 from tests.end_to_end.configs import entry, written
 from tests.fakes.faults import Fault, contains
-from tests.fakes.infinity import FakeInfinity, vector_of
+from tests.fakes.infinity import FakeInfinity, score_of, vector_of
 from tests.gateway_process import GatewayProcess
 
 
@@ -22,9 +22,12 @@ from tests.gateway_process import GatewayProcess
 async def draining_gateway(
     fake: FakeInfinity, file: Path, **drain: Any
 ) -> AsyncIterator[tuple[GatewayProcess, Caller]]:
-    content = {"model_list": [entry("bert", [fake.url])], "gateway": {"drain": drain}}
+    content = {
+        "model_list": [entry("bert", [fake.url]), entry("cross", [fake.url])],
+        "gateway": {"drain": drain},
+    }
     async with GatewayProcess(config=written(file, content)) as gateway, Caller(gateway.url) as caller:
-        await gateway.wait_ready()
+        await gateway.wait_ready(2)
         yield gateway, caller
 
 
@@ -50,14 +53,14 @@ async def test_calls_are_served_while_readiness_fails(config_file: Path) -> None
         gateway.signal(signal.SIGTERM)
         status = await until_not_ready(caller)
         alive = await caller.get("/health/liveness")
-        late = await caller.embed("late")
+        late = await caller.rerank("q", ["late"])
         gate.set()
         replies = await asyncio.gather(*under_way)
         code = await gateway.wait()
 
     assert status == {"status": "draining"}
     assert alive.status == 200
-    assert late.vectors == [vector_of("late").tolist()]
+    assert late.ranking == [(0, score_of("q", "late"))]
     assert late.headers["Connection"] == "close"
     assert [reply.vectors[0] for reply in replies] == [vector_of(f"held {i}").tolist() for i in range(20)]
     assert {reply.headers["Connection"] for reply in replies} == {"close"}

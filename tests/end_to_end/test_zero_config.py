@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 async def test_servers_are_learned_and_one_that_comes_later_is_taken_in() -> None:
-    """Two addresses, one server: calls are answered. The other gets its half when it comes, as it is."""
+    """Two addresses, one server: calls are answered. The other gets its part when it comes, as it is."""
     late = debug_server()
     late.port = free_port()
     async with debug_server() as early:
@@ -54,7 +54,7 @@ async def test_servers_are_learned_and_one_that_comes_later_is_taken_in() -> Non
     assert stranger.error(401)
     assert [reply.vectors for reply in together] == [[[float(i)] * 13] * 4 for i in range(1, 101)]
     for server in (early, late):
-        assert samples.total("batch_items_sum", deployment=f"127.0.0.1:{server.port}") > 40
+        assert samples.total("batch_items_sum", deployment=f"127.0.0.1:{server.port}") > 20
     # The size of a batch is the servers' own.
     assert samples.total("batch_items_bucket", le="16.0") == samples.total("batch_items_count")
     told = [line for line in gateway.output if f"127.0.0.1:{late.port}" in line]

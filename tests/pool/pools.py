@@ -57,6 +57,13 @@ def ask(
     return loop.create_task(pool.ask(key, texts, loop.time() + within_s))
 
 
+async def acquaint(pool: Pool) -> None:
+    """Ask each server until it is known how long it takes: before that it gets one batch at a time."""
+    for i in range(10 * len(pool.stats().deployments)):
+        await ask(pool, f"acquaints {i}")
+    assert not any(each.is_new for each in pool._balancer)
+
+
 async def at(time: float) -> None:
     """Wait for that moment, and for all that happens in it by itself."""
     await asyncio.sleep(time - now())

@@ -114,7 +114,9 @@ async def test_what_waits_of_a_caller_who_left_is_not_sent() -> None:
     upstream = RecordingUpstream(latency_s=1)
 
     async with running(upstream, "a", ONE_AT_A_TIME) as pool:
-        big, small = ask(pool, texts(100)), ask(pool, "small")
+        big = ask(pool, texts(100))
+        await idle()
+        small = ask(pool, "small")
         await at(0.5)
         await cancel(big)
 

@@ -91,14 +91,14 @@ async def test_each_batch_is_reported_with_its_size_callers_padding_and_time() -
     events: list[Event] = []
 
     async with running(upstream, "a", events=events) as pool:
-        await asyncio.gather(ask(pool, ["aaaa", "bb"]), ask(pool, "cc"))
+        await asyncio.gather(ask(pool, ["a" * 40, "b" * 8]), ask(pool, "c" * 8))
 
     ended = [event for event in events if isinstance(event, BatchEnded)]
     assert [(e.model, e.deployment, e.outcome.value, e.reason) for e in ended] == [
         ("model", "a", "success", "")
     ]
     assert (ended[0].items, ended[0].calls, ended[0].fill_ratio, ended[0].duration_s) == (3, 2, 3 / 32, 2)
-    assert ended[0].padding_ratio == pytest.approx(1 - 8 / 12)
+    assert ended[0].padding_ratio == pytest.approx(1 - (12 + 4 + 4) / (3 * 12))
 
 
 @fake_time
@@ -114,10 +114,12 @@ async def test_stats_and_repr_tell_what_waits_and_what_is_under_way() -> None:
         assert (stats.model, stats.in_flight_calls, stats.queued_items) == (
             "model",
             2,
-            {"bulk": 8, "interactive": 2},
+            {"bulk": 10, "interactive": 0},
         )
-        assert stats.deployments == [("a", "up", "answers", 1, 32, 1)]
-        assert repr(pool) == "<Pool model: 2 calls, <Lanes: 10 items in 1 lanes>>"
+        assert [told[:6] for told in stats.deployments] == [("a", "up", "answers", 1, 32, 1)]
+        assert 0 <= stats.deployments[0].busy_ratio <= 1
+        assert set(stats.deployments[0].service) == {"l", "o", "a", "b"}
+        assert repr(pool) == "<Pool model: 2 calls, <Lanes: 10 entries wait, 1 lanes>>"
 
         await asyncio.gather(*calls)
         assert_at_rest(pool)

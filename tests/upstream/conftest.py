@@ -8,9 +8,17 @@ import pytest
 from gateway.bootstrap import EventLoop
 from gateway.upstream.infinity import InfinityUpstream
 
+# Where each event loop has ways of its own.
+_OF_CONNECTIONS = ("test_client.py", "test_connections.py", "test_failures.py", "test_tls.py")
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": EventLoop}
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": EventLoop}
+    if item.path.name in _OF_CONNECTIONS:
+        loops["asyncio"] = asyncio.new_event_loop
+    return loops
 
 
 @pytest.fixture

@@ -13,10 +13,29 @@ import trustme
 async def listening(
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], **options: Any
 ) -> AsyncIterator[str]:
-    """A server of bytes on a free port; its URL."""
-    async with await asyncio.start_server(handle, "127.0.0.1", 0, **options) as server:
+    """A server of bytes on a free port; its URL. In the end it hangs up."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def handled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handle(reader, writer)
+            writer.close()
+        except asyncio.CancelledError:
+            writer.transport.abort()
+        finally:
+            tasks.discard(task)
+
+    async with await asyncio.start_server(handled, "127.0.0.1", 0, **options) as server:
         port = server.sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
+        ending = list(tasks)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+    await asyncio.sleep(0)  # for the sockets to close
 
 
 async def never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -24,8 +43,9 @@ async def never(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     raise AssertionError("a connection was made that must not be")
 
 
-def tls() -> ssl.SSLContext:
-    """Of an authority that nobody here trusts."""
+def tls(authority: trustme.CA | None = None, *names: str) -> ssl.SSLContext:
+    """A server's; without an authority, of one that nobody here trusts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("infinity.invalid", "127.0.0.1").configure_cert(context)
+    names = names or ("infinity.invalid", "127.0.0.1")
+    (authority or trustme.CA()).issue_cert(*names).configure_cert(context)
     return context

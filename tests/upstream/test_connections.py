@@ -9,6 +9,7 @@ from gateway.core.retry import Failure
 from gateway.upstream.infinity import InfinityUpstream
 from tests.fakes.faults import Fault, contains
 from tests.fakes.infinity import FakeInfinity, vector_of
+from tests.upstream.peer import peer
 from tests.upstream.requests import TIMEOUT_S, decoded, deployment, failure_of, texts
 
 AT_ONCE = 8
@@ -88,29 +89,11 @@ async def test_an_answer_that_breaks_off_on_a_kept_connection_is_not_asked_for_a
 
 async def test_connections_are_used_again(upstream: InfinityUpstream) -> None:
     """Calls one after another share a connection: opening one costs the server and us."""
-    connections = 0
-    answer = b'{"data":[{"index":0,"embedding":"AAAAAA=="}],"usage":{"total_tokens":1}}'
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
-                )
-                await reader.readexactly(int(length.split(b":")[1]))
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
-        except asyncio.IncompleteReadError:
-            writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with peer() as served:
         for _ in range(5):
-            await upstream.send(deployment(base), texts("one"), TIMEOUT_S)
+            await upstream.send(deployment(served.url), texts("one"), TIMEOUT_S)
 
-    assert connections == 1
+    assert served.connections == 1
 
 
 async def test_a_call_that_is_given_up_leaves_its_connection(
