@@ -157,7 +157,7 @@ class Deployment:
             # The server was done a latency ago, and before that with what was answered before.
             idle = permit.sent >= self._answered_at - service.latency_s
             service.learn(permit.shape, idle, now - (permit.sent if idle else self._answered_at))
-            self._answered_at = now
+        self._answered_at = now
         self._free_at = now - service.latency_s + self._work_s
 
     @property
@@ -247,8 +247,9 @@ class Balancer:
         """
         finish = [(d.answer_s(shape, now, d.weight), d) for d in rooms]
         least = min(time for time, _ in finish)
+        soonest = min(d.answer_s(shape, now) for d in rooms)
         if rest and any(
-            d.answer_s(rest, now, d.weight) < least
+            d.answer_s(rest, now) < soonest
             for d in self._deployments.values()
             if d.health.is_up and d not in rooms and d.batches
         ):

@@ -168,13 +168,18 @@ class Turns:
         if flow := in_class.flows.get(head.caller):
             in_class.now = max(in_class.now, flow.time)
 
+    def charge_turn(self, head: "Ticket", tokens: int) -> None:
+        """A batch of so many tokens is sent because it was the turn of `head`, whose class pays for it all:
+        who only travels along spends no turn of his class with that.
+        """
+        in_class = self._classes[head.call_class]
+        in_class.time += tokens / in_class.weight
+
     def charge(self, ticket: "Ticket", tokens: int, in_all: int) -> None:
         """Something of `ticket` is sent that costs so many tokens, in its turn or as company in another's, in
         a batch of so many `in_all`: who travels along again and again owes no more than the last batch.
         """
         in_class = self._classes[ticket.call_class]
-        weight = in_class.weight
-        in_class.time = max(in_class.time, min(in_class.time + tokens / weight, self._now + in_all / weight))
         if flow := in_class.flows.get(ticket.caller):
             flow.time = max(flow.time, min(flow.time + tokens, in_class.now + in_all))
 

@@ -384,7 +384,7 @@ class Lanes:
         """Items that wait, by class."""
         self.waiting = 0
         """Entries that wait: equal items count once."""
-        self._tokens_max = tokens_max
+        self._tokens_max = min(tokens_max, LONGEST[-1])
         self._wait_s_max = wait_s_max
         self._param_sets_max = param_sets_max
         self._lanes: dict[BatchKey, Lane] = {}
@@ -466,7 +466,7 @@ class Lanes:
             tickets = islice(self._turns.company(ticket), _WINDOW)
             company = (entry for each in tickets for entry in each.waiting())
             entries = lane.take(head, most, ratio, islice(company, _WINDOW))
-        self._leave(entries, now)
+        self._leave(entries, ticket, now)
         if lane.key.task is Task.RERANK:
             self._add_queries(entries, most, now)
         return Batch(entries)
@@ -524,15 +524,16 @@ class Lanes:
                 return
             self._turns.begin(ticket)
             more = lane.take_all(ticket.head())
-            self._leave(more, now)
+            self._leave(more, ticket, now)
             entries += more
 
-    def _leave(self, entries: list[Entry], now: float) -> None:
-        """They are in a batch now."""
+    def _leave(self, entries: list[Entry], head: Ticket, now: float) -> None:
+        """They are in a batch now, in the turn of `head`."""
         self.waiting -= len(entries)
         if not self.waiting:
             self._turns.clear()
         in_all = sum(entry.tokens for entry in entries)
+        self._turns.charge_turn(head, in_all)
         for entry in entries:
             entry.early = len(entry.claims)
             charged = False

@@ -50,6 +50,7 @@ _PATIENCE = 0.9
 """A server is blamed for what it did not do in this share of its time limit. Callers in a hurry say less than
 that about it, so it is only asked whether it still answers."""
 
+_LOOK_AGAIN_S = 0.05
 _TYPICAL_TOKENS = 24
 """Of one item, where a batch is not made yet."""
 
@@ -259,7 +260,7 @@ class Pool:
             if full:
                 rooms = self._balancer.rooms(now, full=True)
             if not rooms or not self._dispatch_to(rooms, now, full):
-                self._wait_for_room(now)
+                self._wait_for_room(now, passed_over=bool(rooms))
                 return
 
     def _dispatch_to(self, rooms: list[Deployment], now: float, full: bool) -> bool:
@@ -287,7 +288,7 @@ class Pool:
             if deployment.batches:
                 # Work that comes too late for everybody would make what follows late too. (A server that
                 # stands idle is always asked: nothing else could tell that it is faster than was thought.)
-                late = now + _PATIENCE * deployment.answer_s(batch.shape(), now)
+                late = now + deployment.answer_s(batch.shape(), now)
                 for entry in batch.drop_hopeless(late):
                     entry.fail(DeadlineExceeded("the servers have too much to do to answer in time"))
                 if not batch.entries:
@@ -325,9 +326,11 @@ class Pool:
 
         task.add_done_callback(done)
 
-    def _wait_for_room(self, now: float) -> None:
-        """Try again when a deployment will have room, or what waits is ripe."""
-        at = self._balancer.room_at(now)
+    def _wait_for_room(self, now: float, *, passed_over: bool) -> None:
+        """Try again when a deployment will have room, or what waits is ripe; and soon, when one that has room
+        was passed over for one that looked better.
+        """
+        at = min(self._balancer.room_at(now), now + _LOOK_AGAIN_S if passed_over else math.inf)
         ripe_at = self._lanes.ripe_at()
         if ripe_at is not None and ripe_at > now:
             at = min(at, ripe_at)
@@ -354,12 +357,21 @@ class Pool:
             parts = [Batch(entries, batch.avoid) for _, entries in requests]
             for part in parts:
                 part.tries = batch.tries
-            tells = all(await asyncio.gather(*(self._exchange(part, member) for part in parts)))
+            ended = await asyncio.gather(
+                *(self._exchange(part, member) for part in parts), return_exceptions=True
+            )
+            for error in ended:
+                if isinstance(error, BaseException):
+                    raise error
+            tells = all(ended)
         permit.finish(self._loop.time(), tells=tells)
 
     async def _exchange(self, batch: Batch, member: Member) -> bool:
         """One request and its answer; whether the time that it took is the server's own."""
         assert member.facts is not None
+        batch.drop_ended()
+        if not batch.entries:
+            return False
         started = self._loop.time()
         self._budget.on_batch(started)
         timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - started))
