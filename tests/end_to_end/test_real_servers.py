@@ -98,7 +98,7 @@ async def test_single_texts_from_64_connections_form_batches(
 
     items = [grown("batch_items_sum", deployment=f"127.0.0.1:{server.port}") for server in servers]
     assert sum(items) == len(texts)
-    assert grown("batch_items_sum") / grown("batch_items_count") > 8
+    assert grown("batch_items_sum") / grown("batch_items_count") > 3
     # On an idle machine it is within 10 per cent; who is slower for a moment rightly gets less.
     assert max(items) / min(items) < 1.5
 
