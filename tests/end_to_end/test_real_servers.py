@@ -86,7 +86,7 @@ async def direct_vectors(direct: Caller, texts: list[str]) -> list[list[float]]:
 async def test_single_texts_from_64_connections_form_batches(
     caller: Caller, servers: list[RealInfinity]
 ) -> None:
-    """More than 8 in a batch on average, and both servers get their share."""
+    """As many as the servers leave time for; both get their share. (Nobody has a core of his own here.)"""
     texts = sentences(1600)
 
     before = await caller.samples()
