@@ -3,10 +3,11 @@
 import asyncio
 import math
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Protocol, Self, TypeVar, cast
 
 import orjson
 
@@ -40,14 +41,15 @@ from gateway.messages import (
 )
 from gateway.pool import Pool, PoolStats, SendError, Upstream
 
-_Asked = TypeVar("_Asked", bound=Call)
-_Result = TypeVar("_Result")
+_Outcome = TypeVar("_Outcome")
+Result = EmbeddingResult | RerankResult | ClassifyResult
 
 BY_EMBEDDING = "scored by cosine similarity of embeddings, since no reranker is configured for this model"
 
 _EMBED, _RERANK, _CLASSIFY = (capability(task) for task in (Task.EMBED, Task.RERANK, Task.CLASSIFY))
 _TEXTS = BatchKey(Task.EMBED)
 """What texts have in common with which nothing else is sent."""
+_alone = count(1)
 
 
 class Directory(Upstream, Protocol):
@@ -70,12 +72,11 @@ class Gateway:
         self._upstream = upstream
         self._listener = observe
         self._rng = rng or random.Random()
-        self._router = Router(settings.router)
-        self._pools: dict[str, Pool] = {}
+        self.router = Router(settings.router)
+        self.pools: dict[str, Pool] = {}
         self._resolved: dict[tuple[str | None, str], str] = {}
         """Model and capability → the pool that is meant, as long as no pool changes."""
         self._learning: list[asyncio.Task[None]] = []
-        self._alone = count(1)
         self._answered = asyncio.Event()
         self._untold = {server.name: "has not answered yet" for server in settings.servers}
 
@@ -92,7 +93,7 @@ class Gateway:
             task.cancel()
         if self._learning:
             await asyncio.wait(self._learning)
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             await pool.close()
 
     @property
@@ -105,7 +106,7 @@ class Gateway:
     async def wait_ready(self) -> None:
         await self._answered.wait()
 
-    def _observe(self, event: Event) -> None:
+    def observe(self, event: Event) -> None:
         kind = type(event)
         if kind is DeploymentChanged or kind is DeploymentGone:
             self._resolved.clear()  # what a server can do is learned just before it is up
@@ -114,7 +115,7 @@ class Gateway:
         self._listener(event)
 
     def stats(self) -> list[PoolStats]:
-        return [pool.stats() for pool in self._pools.values()]
+        return [pool.stats() for pool in self.pools.values()]
 
     def untold(self) -> Mapping[str, str]:
         """Servers that have not told their models yet, and why."""
@@ -123,105 +124,54 @@ class Gateway:
     def models(self) -> list[ModelCard]:
         """Every name that callers may use, aliases too."""
         able = self._able()
-        return [ModelCard(name, tuple(sorted(able[pool]))) for name, pool in self._router.names(able).items()]
+        return [ModelCard(name, tuple(sorted(able[pool]))) for name, pool in self.router.names(able).items()]
 
-    # The three tasks
+    # Calls
 
-    def embed(self, call: EmbeddingCall) -> Coroutine[Any, Any, EmbeddingResult]:
-        needed = _EMBED if call.modality is Modality.TEXT else capability(Task.EMBED, call.modality)
-        return self._serve(call, needed, self._embed)
+    def begin(self, call: Call, done: Callable[[Result | Exception], None]) -> "Serving":
+        """Have a call answered: `done` gets the result or the error, once, and maybe at once."""
+        return Serving(self, call, done)
 
-    def rerank(self, call: RerankCall) -> Coroutine[Any, Any, RerankResult]:
-        return self._serve(call, _RERANK, self._rerank)
+    async def embed(self, call: EmbeddingCall) -> EmbeddingResult:
+        return cast("EmbeddingResult", await self._outcome(call))
 
-    def classify(self, call: ClassifyCall) -> Coroutine[Any, Any, ClassifyResult]:
-        return self._serve(call, _CLASSIFY, self._classify)
+    async def rerank(self, call: RerankCall) -> RerankResult:
+        return cast("RerankResult", await self._outcome(call))
 
-    async def _embed(self, pool: Pool, model: str, call: EmbeddingCall, deadline: float) -> EmbeddingResult:
-        items = _with_prefix(call.inputs, pool.settings.prefixes.get(call.role or ""))
-        params = _params(pool, call)
-        if call.modality is not Modality.TEXT:
-            key = BatchKey(Task.EMBED, params, None, call.modality, next(self._alone))
-        else:
-            key = BatchKey(Task.EMBED, params) if params else _TEXTS
-        ticket = self._served(pool, await pool.ask(key, items, deadline, call.caller))
-        found = cast("list[bytes]", ticket.answers)
-        if call.dimensions is not None:
-            found = vectors.cut(found, call.dimensions)
-        return EmbeddingResult(model, found, ticket.tokens, _timings(ticket))
+    async def classify(self, call: ClassifyCall) -> ClassifyResult:
+        return cast("ClassifyResult", await self._outcome(call))
 
-    async def _rerank(self, pool: Pool, model: str, call: RerankCall, deadline: float) -> RerankResult:
-        if self._by_embedding and _RERANK not in pool.capabilities:
-            return await self._rerank_by_embedding(pool, model, call, deadline)
-        key = BatchKey(Task.RERANK, _params(pool, call), call.query)
-        ticket = self._served(pool, await pool.ask(key, list(call.documents), deadline, call.caller))
-        scores = cast("list[float]", ticket.answers)
-        return RerankResult(model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket))
+    async def _outcome(self, call: Call) -> Result:
+        answered: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
+        serving = self.begin(call, partial(settle, answered))
+        try:
+            outcome = await answered
+        finally:
+            serving.leave()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    async def _classify(self, pool: Pool, model: str, call: ClassifyCall, deadline: float) -> ClassifyResult:
-        key = BatchKey(Task.CLASSIFY, _params(pool, call))
-        ticket = self._served(pool, await pool.ask(key, list(call.inputs), deadline, call.caller))
-        labels = cast("list[bytes]", ticket.answers)
-        return ClassifyResult(model, labels, ticket.tokens, _timings(ticket))
+    # For a call on its way
 
-    @property
-    def _by_embedding(self) -> bool:
-        return self.settings.rerank_by_embedding
-
-    async def _rerank_by_embedding(
-        self, pool: Pool, model: str, call: RerankCall, deadline: float
-    ) -> RerankResult:
-        prefixes = pool.settings.prefixes
-        items = _with_prefix([call.query], prefixes.get("query"))
-        items += _with_prefix(call.documents, prefixes.get("document"))
-        key = BatchKey(Task.EMBED, _params(pool, call))
-        ticket = self._served(pool, await pool.ask(key, items, deadline, call.caller))
-        query, *documents = cast("list[bytes]", ticket.answers)
-        scores = vectors.cosine(query, documents)
-        return RerankResult(
-            model, _rank(scores, call.top_n), ticket.tokens, _timings(ticket), warnings=[BY_EMBEDDING]
-        )
-
-    async def _serve(
-        self,
-        call: _Asked,
-        needed: str,
-        answer: Callable[[Pool, str, _Asked, float], Coroutine[Any, Any, _Result]],
-    ) -> _Result:
-        """The answer of the pool that is meant, or of the first fallback that can give one.
-
-        Answers carry the name that the caller used; after a fallback, the name of who answered.
-        """
+    def deadline_of(self, call: Call) -> float:
         limits = self.settings.limits
         timeout_s = min(call.timeout_s or limits.timeout_s, limits.timeout_s_max)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        meant = self._resolved.get((call.model, needed)) or self._resolve(call.model, needed)
-        asked = meant if call.model is None or call.model == UNNAMED else call.model
-        failed: GatewayError | None = None
-        for name in self._router.with_fallbacks(meant):
-            pool = self._pools.get(name)
-            if pool is None:  # a fallback that no server has told of yet
-                continue
-            if failed:
-                self._observe(FellBack(meant, name))
-            try:
-                return await answer(pool, asked if name == meant else name, call, deadline)
-            except (TemporaryError, UpstreamError) as error:
-                if isinstance(error, DeadlineExceeded | Draining):
-                    raise
-                failed = failed or error
-        assert failed is not None
-        raise failed
+        return asyncio.get_running_loop().time() + timeout_s
+
+    def pool_meant(self, call: Call) -> str:
+        needed = _capability(call)
+        return self._resolved.get((call.model, needed)) or self._resolve(call.model, needed)
 
     def _resolve(self, model: str | None, needed: str) -> str:
         """The pool that is meant by a call's model, or by none."""
         able = self._able()
         named = model is not None and model != UNNAMED
         # Who names no model means a reranker as long as there is one.
-        if self._by_embedding and (named or not any(_RERANK in can for can in able.values())):
+        if self.settings.rerank_by_embedding and (named or not any(_RERANK in can for can in able.values())):
             able = {name: can | {_RERANK} if _EMBED in can else can for name, can in able.items()}
         try:
-            meant = self._router.resolve(model, needed, able)
+            meant = self.router.resolve(model, needed, able)
         except UnknownModel as error:
             if not self._untold:
                 raise
@@ -232,29 +182,16 @@ class Gateway:
 
     def label(self, model: str | None) -> str:
         """The model's name for a metric: what callers may use, else nothing."""
-        return model if model is not None and self._router.knows(model, self._pools) else ""
-
-    def _served(self, pool: Pool, ticket: Ticket) -> Ticket:
-        """Report a ticket that has all its answers."""
-        self._listener(
-            CallServed(
-                pool.settings.name,
-                ticket.call_class,
-                len(ticket.items),
-                ticket.tokens,
-                ticket.left - ticket.arrived,
-            )
-        )
-        return ticket
+        return model if model is not None and self.router.knows(model, self.pools) else ""
 
     # Pools
 
     def _able(self) -> dict[str, frozenset[str]]:
-        return {name: pool.capabilities for name, pool in self._pools.items()}
+        return {name: pool.capabilities for name, pool in self.pools.items()}
 
     def _open(self, settings: PoolSettings) -> Pool:
-        pool = Pool(settings, self.settings, self._upstream, self._observe, self._rng)
-        self._pools[settings.name] = pool
+        pool = Pool(settings, self.settings, self._upstream, self.observe, self._rng)
+        self.pools[settings.name] = pool
         self._resolved.clear()
         return pool
 
@@ -268,14 +205,14 @@ class Gateway:
             except SendError as error:
                 if str(error) != self._untold[server.name]:
                     self._untold[server.name] = str(error)
-                    self._observe(DeploymentChanged("", server.name, up=False, why=str(error)))
+                    self.observe(DeploymentChanged("", server.name, up=False, why=str(error)))
             except Exception as error:  # A bug, which must not lose the server.
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": f"asking {server.name} for its models failed", "exception": error}
                 )
             await asyncio.sleep(health.probe_interval_s)
         for name in dict.fromkeys(names):
-            pool = self._pools.get(name) or self._open(PoolSettings(name, ()))
+            pool = self.pools.get(name) or self._open(PoolSettings(name, ()))
             pool.add(_serving(server, name))
         del self._untold[server.name]
 
@@ -284,6 +221,149 @@ def _serving(server: DeploymentSettings, model: str) -> DeploymentSettings:
     return DeploymentSettings(
         server.name, server.api_base, model, server.api_key, server.weight, server.timeout_s
     )
+
+
+def settle(future: "asyncio.Future[_Outcome]", outcome: _Outcome) -> None:
+    """Set what a future waits for, unless it has been cancelled: who awaited it has yet to leave."""
+    if not future.done():
+        future.set_result(outcome)
+
+
+class Serving:
+    """One call on its way: through the pool that is meant or, where that fails for a while, through the first
+    fallback that can give an answer. Answers carry the name that the caller used; after a fallback, the name
+    of who answered.
+    """
+
+    __slots__ = (
+        "_asked", "_call", "_deadline", "_done", "_failed", "_gateway", "_left", "_meant", "_names", "_pool",
+        "_ticket",
+    )  # fmt: skip
+
+    def __init__(self, gateway: Gateway, call: Call, done: Callable[[Result | Exception], None]) -> None:
+        self._gateway = gateway
+        self._call = call
+        self._done = done
+        self._left = False
+        self._failed: GatewayError | None = None
+        self._ticket: Ticket | None = None
+        self._pool: Pool
+        try:
+            self._deadline = gateway.deadline_of(call)
+            self._meant = gateway.pool_meant(call)
+            self._names = iter(gateway.router.with_fallbacks(self._meant))
+            self._ask()
+        except Exception as error:
+            self._end(error)
+
+    def leave(self) -> None:
+        """Nobody wants the answer any more, and `done` is not called."""
+        self._left = True
+        if self._ticket:
+            self._ticket.leave()
+
+    def _end(self, outcome: Result | Exception) -> None:
+        if not self._left:
+            self._left = True
+            self._done(outcome)
+
+    def _ask(self) -> None:
+        """Queue the call in the next pool that takes it. Raises the first error of all when none does."""
+        gateway, call = self._gateway, self._call
+        for name in self._names:
+            pool = gateway.pools.get(name)
+            if pool is None:  # a fallback that no server has told of yet
+                continue
+            if self._failed:
+                gateway.observe(FellBack(self._meant, name))
+            self._pool = pool
+            try:
+                key, items = _question(call, pool, gateway.settings)
+                self._ticket = pool.ask(key, items, self._deadline, call.caller, self._answered)
+                return
+            except GatewayError as error:
+                self._may_fall_back(error)
+        assert self._failed is not None
+        raise self._failed
+
+    def _may_fall_back(self, error: GatewayError) -> None:
+        """Remember the first error. Raises one that no other pool would mend."""
+        lasting = not isinstance(error, TemporaryError | UpstreamError)
+        if lasting or isinstance(error, DeadlineExceeded | Draining):
+            raise error
+        self._failed = self._failed or error
+
+    def _answered(self, ticket: Ticket) -> None:
+        try:
+            if ticket.error:
+                self._may_fall_back(ticket.error)
+                self._ask()
+                return
+            pool = self._pool.settings.name
+            self._gateway.observe(
+                CallServed(
+                    pool, ticket.call_class, len(ticket.items), ticket.tokens, ticket.left - ticket.arrived
+                )
+            )
+            named = self._call.model
+            model = named if named is not None and named != UNNAMED and pool == self._meant else pool
+            outcome: Result | Exception = _result(self._call, ticket, model)
+        except Exception as error:
+            outcome = error
+        self._end(outcome)
+
+
+def _capability(call: Call) -> str:
+    """What a pool must be able to do for it."""
+    match call:
+        case EmbeddingCall():
+            return _EMBED if call.modality is Modality.TEXT else capability(Task.EMBED, call.modality)
+        case RerankCall():
+            return _RERANK
+        case ClassifyCall():
+            return _CLASSIFY
+
+
+def _question(call: Call, pool: Pool, settings: EngineSettings) -> tuple[BatchKey, list[str]]:
+    """What a pool is asked."""
+    params = _params(pool, call)
+    match call:
+        case EmbeddingCall():
+            items = _with_prefix(call.inputs, pool.settings.prefixes.get(call.role or ""))
+            if call.modality is not Modality.TEXT:
+                return BatchKey(Task.EMBED, params, None, call.modality, next(_alone)), items
+            return BatchKey(Task.EMBED, params) if params else _TEXTS, items
+        case RerankCall():
+            if settings.rerank_by_embedding and _RERANK not in pool.capabilities:
+                prefixes = pool.settings.prefixes
+                items = _with_prefix([call.query], prefixes.get("query"))
+                items += _with_prefix(call.documents, prefixes.get("document"))
+                return BatchKey(Task.EMBED, params), items
+            return BatchKey(Task.RERANK, params, call.query), list(call.documents)
+        case ClassifyCall():
+            return BatchKey(Task.CLASSIFY, params), list(call.inputs)
+
+
+def _result(call: Call, ticket: Ticket, model: str) -> Result:
+    """What the answers of its pool mean for a call."""
+    timings = Timings(ticket.left - ticket.arrived, ticket.upstream_s)
+    match call:
+        case EmbeddingCall():
+            found = cast("list[bytes]", ticket.answers)
+            if call.dimensions is not None:
+                found = vectors.cut(found, call.dimensions)
+            return EmbeddingResult(model, found, ticket.tokens, timings)
+        case RerankCall():
+            warnings: Sequence[str] = ()
+            if ticket.key.task is Task.RERANK:
+                scores = cast("list[float]", ticket.answers)
+            else:
+                query, *documents = cast("list[bytes]", ticket.answers)
+                scores = vectors.cosine(query, documents)
+                warnings = [BY_EMBEDDING]
+            return RerankResult(model, _rank(scores, call.top_n), ticket.tokens, timings, warnings)
+        case ClassifyCall():
+            return ClassifyResult(model, cast("list[bytes]", ticket.answers), ticket.tokens, timings)
 
 
 def _params(pool: Pool, call: Call) -> bytes:
@@ -304,7 +384,3 @@ def _rank(scores: Sequence[float], top_n: int | None) -> list[tuple[int, float]]
         range(len(scores)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i], reverse=True
     )
     return [(i, scores[i]) for i in order[:top_n]]
-
-
-def _timings(ticket: Ticket) -> Timings:
-    return Timings(ticket.left - ticket.arrived, ticket.upstream_s)

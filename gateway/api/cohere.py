@@ -7,11 +7,10 @@ from typing import Any, Literal
 import orjson
 
 from gateway.api.parsing import count_of, flag_of, model_of, params_of, text_of, texts_of
-from gateway.api.rendering import Reply, envelope, usage
+from gateway.api.rendering import Rendering, Reply, envelope, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
-from gateway.messages import RerankCall
-from gateway.service import Gateway
+from gateway.messages import RerankCall, RerankResult
 
 RerankDocuments = Literal["auto", "string", "object"]
 
@@ -31,8 +30,8 @@ class _Reranking:
     def items(self) -> int:
         return len(self.call.documents)
 
-    async def run(self, gateway: Gateway, request_id: bytes) -> Reply:
-        result = await gateway.rerank(self.call)
+    def render(self, result: RerankResult, request_id: bytes) -> Rendering:
+        yield from ()
         results: list[dict[str, Any]] = [
             {"index": index, "relevance_score": score} for index, score in result.ranking
         ]

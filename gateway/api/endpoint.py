@@ -10,15 +10,17 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
+from gateway import service
 from gateway.api.auth import Keys
 from gateway.api.errors import CALLER_GONE, body_of, error_body, headers_of, status_of
 from gateway.api.middleware import REQUEST_ID
 from gateway.api.parsing import parse_json
-from gateway.api.rendering import Exchange, Reply
+from gateway.api.rendering import Exchange, Rendering, Reply
 from gateway.core.events import CallRejected, Observer, RequestEnded
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest, Draining, GatewayError, TemporaryError, TooLarge, Unauthorized
@@ -39,13 +41,6 @@ _HEAD = (
     b"server-timing: queue;dur=%.3f, upstream;dur=%.3f\r\n"
 )
 CLOSE = b"connection: close\r\n"
-
-
-class Caller(Protocol):
-    """Who waits for an answer."""
-
-    gone: bool
-    """It has hung up. Whoever notices cancels the task that answers it."""
 
 
 class Answer(NamedTuple):
@@ -74,7 +69,7 @@ class Answer(NamedTuple):
 
 class CallEndpoint:
     """Serves one route in one dialect: to ASGI servers when it is called, and to our own protocol, which
-    asks for a `refusal` when it has the head of a request, for an `answer` when it has the body, and has
+    asks for a `refusal` when it has the head of a request, begins to serve it when it has the body, and has
     the end counted by `report`.
     """
 
@@ -88,9 +83,9 @@ class CallEndpoint:
         observe: Observer,
     ) -> None:
         self._route = route
-        self._dialect = dialect
-        self._gateway = gateway
-        self._keys = keys
+        self.dialect = dialect
+        self.gateway = gateway
+        self.keys = keys
         self.body_bytes_max = limits.body_bytes_max
         self._observe = observe
 
@@ -114,57 +109,57 @@ class CallEndpoint:
             try:
                 message = await receive()
             except asyncio.CancelledError:
-                return self.stopped()
+                return self._stopped()
             if message["type"] != "http.request":
                 return Answer(CALLER_GONE)
             body += message.get("body", b"")
             if len(body) > self.body_bytes_max:
                 return self.too_large()
             more = message.get("more_body", False)
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        serving = self.begin(headers, body, request_id, partial(service.settle, answered))
         watch = _Watch(receive)
         try:
-            return await self.answer(headers, body, request_id, watch)
+            return await answered
+        except asyncio.CancelledError:
+            return serving.gone() if watch.gone else self._stopped(serving)
         finally:
             watch.stop()
+
+    def _stopped(self, serving: "Serving | None" = None) -> Answer:
+        if task := asyncio.current_task():
+            task.uncancel()  # it has only its answer left to send
+        return serving.stopped() if serving else self.stopped()
 
     def refusal(self, headers: Mapping[bytes, bytes], request_id: bytes) -> Answer | None:
         """What is wrong with a request by its head; None when its body is wanted."""
         try:
-            self._keys.check(headers)
+            self.keys.check(headers)
             if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
                 raise BadRequest("send the body as it is: compressed bodies are not taken")
             length = headers.get(b"content-length", b"")
             if length.isdigit() and int(length) > self.body_bytes_max:
                 raise TooLarge(f"the body has {int(length)} bytes; at most {self.body_bytes_max} are taken")
         except GatewayError as error:
-            return self._refused(error, None)
-        except Exception:
-            return self._failed(request_id)
+            return self.refused(error, None)
+        except Exception as error:
+            return self.failed(request_id, error)
         return None
 
     def too_large(self) -> Answer:
         """What to answer when more than `body_bytes_max` bytes of a body have come."""
         error = TooLarge(f"the body has more than the {self.body_bytes_max} bytes that are taken")
-        return self._refused(error, None)
+        return self.refused(error, None)
 
-    async def answer(
-        self, headers: Mapping[bytes, bytes], body: bytes | bytearray, request_id: bytes, caller: Caller
-    ) -> Answer:
-        """Whatever comes of a whole request. A cancellation is answered too: to end it is what was asked."""
-        exchange: Exchange | None = None
-        try:
-            exchange = self._dialect(parse_json(body), headers)
-            exchange.call.timeout_s = _timeout_of(headers)
-            exchange.call.caller = self._keys.caller(headers)
-            return Answer(200, await exchange.run(self._gateway, request_id), exchange.items)
-        except GatewayError as error:
-            return self._refused(error, exchange)
-        except asyncio.CancelledError:
-            if caller.gone:
-                return Answer(CALLER_GONE, items=exchange.items if exchange else 0)
-            return self.stopped(exchange)
-        except Exception:
-            return self._failed(request_id)
+    def begin(
+        self,
+        headers: Mapping[bytes, bytes],
+        body: bytes | bytearray,
+        request_id: bytes,
+        done: Callable[[Answer], None],
+    ) -> "Serving":
+        """Serve a whole request: `done` gets whatever comes of it, once, and maybe at once."""
+        return Serving(self, headers, body, request_id, done)
 
     def report(self, answer: Answer, duration_s: float) -> None:
         """Count a request that has ended with `answer`, so long after its head had come."""
@@ -182,23 +177,93 @@ class CallEndpoint:
         )
 
     def stopped(self, exchange: Exchange | None = None) -> Answer:
-        """What to answer when the server cancels a request, because its time to end is over."""
-        if task := asyncio.current_task():
-            task.uncancel()  # it has only its answer left to send
-        return self._refused(Draining("this gateway is stopping"), exchange)
+        """What to answer when the server's time to end is over."""
+        return self.refused(Draining("this gateway is stopping"), exchange)
 
-    def _failed(self, request_id: bytes) -> Answer:
-        _log.exception("internal error on %s, request %s", self._route, request_id.decode())
+    def failed(self, request_id: bytes, error: BaseException) -> Answer:
+        """What to answer to a bug of ours."""
+        _log.error("internal error on %s, request %s", self._route, request_id.decode(), exc_info=error)
         body = error_body("internal error", "api_error", None, "internal_error")
         return Answer(500, Reply(body, "", Timings()))
 
-    def _refused(self, error: GatewayError, exchange: Exchange | None) -> Answer:
+    def refused(self, error: GatewayError, exchange: Exchange | None) -> Answer:
         if isinstance(error, TemporaryError | Unauthorized):
             self._observe(CallRejected(_reason(error)))
-        model = self._gateway.label(exchange.call.model) if exchange else ""
+        model = self.gateway.label(exchange.call.model) if exchange else ""
         items = exchange.items if exchange else 0
         reply = Reply(body_of(error), model, Timings())
         return Answer(status_of(error), reply, items, headers_of(error), isinstance(error, TooLarge))
+
+
+class Serving:
+    """One call, from its body to its answer. Whoever wants none any more has it `gone` or `stopped`."""
+
+    __slots__ = ("_call", "_done", "_endpoint", "_exchange", "_request_id")
+
+    def __init__(
+        self,
+        endpoint: CallEndpoint,
+        headers: Mapping[bytes, bytes],
+        body: bytes | bytearray,
+        request_id: bytes,
+        done: Callable[[Answer], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._request_id = request_id
+        self._done: Callable[[Answer], None] | None = done
+        self._exchange: Exchange | None = None
+        self._call: service.Serving | None = None
+        try:
+            exchange = self._exchange = endpoint.dialect(parse_json(body), headers)
+            call = exchange.call
+            call.timeout_s = _timeout_of(headers)
+            call.caller = endpoint.keys.caller(headers)
+            self._call = endpoint.gateway.begin(call, self._on_outcome)
+        except Exception as error:
+            self._end(self._wrong(error))
+
+    def gone(self) -> Answer:
+        """Its caller has hung up."""
+        self._leave()
+        return Answer(CALLER_GONE, items=self._exchange.items if self._exchange else 0)
+
+    def stopped(self) -> Answer:
+        """The server's time to end is over."""
+        self._leave()
+        return self._endpoint.stopped(self._exchange)
+
+    def _leave(self) -> None:
+        self._done = None
+        if self._call:
+            self._call.leave()
+
+    def _on_outcome(self, outcome: service.Result | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self._end(self._wrong(outcome))
+        elif self._exchange:
+            self._render(self._exchange, self._exchange.render(outcome, self._request_id))
+
+    def _render(self, exchange: Exchange, rendering: Rendering) -> None:
+        if self._done is None:
+            return
+        try:
+            next(rendering)
+        except StopIteration as end:
+            self._end(Answer(200, end.value, exchange.items))
+        except Exception as error:
+            self._end(self._wrong(error))
+        else:
+            asyncio.get_running_loop().call_soon(self._render, exchange, rendering)
+
+    def _wrong(self, error: Exception) -> Answer:
+        if isinstance(error, GatewayError):
+            return self._endpoint.refused(error, self._exchange)
+        return self._endpoint.failed(self._request_id, error)
+
+    def _end(self, answer: Answer) -> None:
+        done, self._done = self._done, None
+        if done:
+            done(answer)
 
 
 class _Watch:

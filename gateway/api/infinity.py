@@ -7,11 +7,10 @@ from typing import Any
 import orjson
 
 from gateway.api.parsing import model_of, params_of, texts_of
-from gateway.api.rendering import Reply, envelope, usage
+from gateway.api.rendering import Rendering, Reply, envelope, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
-from gateway.messages import ClassifyCall, ModelCard
-from gateway.service import Gateway
+from gateway.messages import ClassifyCall, ClassifyResult, ModelCard
 
 _KNOWN = frozenset({"model", "input", "user"})
 
@@ -24,8 +23,8 @@ class _Classification:
     def items(self) -> int:
         return len(self.call.inputs)
 
-    async def run(self, gateway: Gateway, request_id: bytes) -> Reply:
-        result = await gateway.classify(self.call)
+    def render(self, result: ClassifyResult, request_id: bytes) -> Rendering:
+        yield from ()
         body = b'{"object":"classify","data":[%b],"model":%b,"usage":%b,%b}' % (
             b",".join(result.labels),
             orjson.dumps(result.model),

@@ -1,6 +1,5 @@
 """`POST /embeddings` as OpenAI has it, with Infinity's and LiteLLM's additions."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import orjson
 
 from gateway.api.parsing import check_count, count_of, model_of, params_of, stripped, texts_of
-from gateway.api.rendering import Reply, envelope, usage
+from gateway.api.rendering import Rendering, Reply, envelope, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
-from gateway.messages import EmbeddingCall, Modality
-from gateway.service import Gateway
+from gateway.messages import EmbeddingCall, EmbeddingResult, Modality
 from gateway.vectors import as_base64, as_floats
 
 _KNOWN = frozenset({
@@ -41,12 +39,11 @@ class _Embedding:
     def items(self) -> int:
         return len(self.call.inputs)
 
-    async def run(self, gateway: Gateway, request_id: bytes) -> Reply:
-        result = await gateway.embed(self.call)
+    def render(self, result: EmbeddingResult, request_id: bytes) -> Rendering:
         parts: list[bytes] = []
         for index, vector in enumerate(result.vectors):
             if index and index % _SLICE == 0:
-                await asyncio.sleep(0)
+                yield
             parts.append(b'{"object":"embedding","embedding":%b,"index":%d}' % (self.convert(vector), index))
         body = b'{"object":"list","data":[%b],"model":%b,"usage":%b,%b}' % (
             b",".join(parts),

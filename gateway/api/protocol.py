@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.api.drain import Drain
-from gateway.api.endpoint import CLOSE, Answer, CallEndpoint
+from gateway.api.endpoint import CLOSE, Answer, CallEndpoint, Serving
 from gateway.api.errors import CALLER_GONE
 from gateway.api.middleware import request_id_of
 
@@ -40,6 +40,8 @@ class Protocol(HttpToolsProtocol):
         self._calls = calls
         self._call: _Call | None = None
         """The latest on the direct way. `cycle` may be a later request's, also while this has no answer."""
+        self._whole: _Call | None = None
+        """To be served once the parser has come through what follows it, which may turn out to be no HTTP."""
         self._idle_since: float | None = None
         self._without_offer = b""
         """The head of a request that the parser has just given up, as it is to be read again."""
@@ -52,6 +54,9 @@ class Protocol(HttpToolsProtocol):
             self._read_again(data, upgrade)
         except HttpParserError:
             self._refuse()
+        call, self._whole = self._whole, None
+        if call:
+            call.serve()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -119,7 +124,7 @@ class Protocol(HttpToolsProtocol):
             return
         call = cast("object", self.cycle)
         if isinstance(call, _Call):
-            call.on_end()
+            self._whole = call
         else:
             super().on_message_complete()
 
@@ -198,8 +203,8 @@ class _Call:
     """
 
     __slots__ = (
-        "_body", "_endpoint", "_headers", "_protocol", "_request_id", "_running", "_started", "_task",
-        "disconnected", "gone", "keep_alive", "response_complete",
+        "_body", "_endpoint", "_headers", "_protocol", "_request_id", "_serving", "_started",
+        "disconnected", "keep_alive", "response_complete",
     )  # fmt: skip
 
     message_event = asyncio.Event()  # uvicorn sets it, and nobody waits for it
@@ -211,10 +216,8 @@ class _Call:
         self._request_id = request_id_of(protocol.headers)
         self._body: bytes | bytearray = b""
         self._started = protocol.loop.time()
-        self._task: asyncio.Task[None] | None = None
-        self._running = False
-        """A task that is cancelled before its first step never takes it, and would leave the call open."""
-        self.gone = self.disconnected = False
+        self._serving: Serving | None = None
+        self.disconnected = False
         self.keep_alive = protocol.parser.should_keep_alive()
         self.response_complete = False
         protocol.tasks.add(self)  # type: ignore[arg-type]
@@ -233,37 +236,25 @@ class _Call:
         if len(self._body) > self._endpoint.body_bytes_max:
             self._end(self._endpoint.too_large())
 
-    def on_end(self) -> None:
+    def serve(self) -> None:
         """The body is whole."""
-        if not self.response_complete:
+        if not self.response_complete and not self._protocol.transport.is_closing():
             body, self._body = self._body, b""
-            self._task = self._protocol.loop.create_task(self._run(body))
-
-    async def _run(self, body: bytes | bytearray) -> None:
-        if not self.response_complete:
-            self._running = True
-            self._end(await self._endpoint.answer(self._headers, body, self._request_id, self))
+            self._serving = self._endpoint.begin(self._headers, body, self._request_id, self._end)
 
     def leave(self) -> None:
         """The caller has hung up."""
-        self.gone = True
-        if self.response_complete:
-            return
-        if self._task and self._running:
-            self._task.cancel()
-        else:
-            self._end(Answer(CALLER_GONE))
+        if not self.response_complete:
+            self._end(self._serving.gone() if self._serving else Answer(CALLER_GONE))
 
     def cancel(self, msg: object = None) -> None:  # noqa: ARG002 - as a task has it
-        """By uvicorn's server, whose time to end is over."""
-        if self._task and self._running:
-            self._task.cancel()
-        else:  # Not at once: it is just going through the set of those under way.
-            self._protocol.loop.call_soon(self._stop)
+        """By uvicorn's server, whose time to end is over. Not at once: it is just going through the set of
+        those under way."""
+        self._protocol.loop.call_soon(self._stop)
 
     def _stop(self) -> None:
         if not self.response_complete:
-            self._end(self._endpoint.stopped())
+            self._end(self._serving.stopped() if self._serving else self._endpoint.stopped())
 
     def _end(self, answer: Answer) -> None:
         protocol, transport = self._protocol, self._protocol.transport

@@ -1,16 +1,20 @@
 """What every dialect makes of an answer: a body, and what the metrics and headers say of it."""
 
 import time
-from typing import NamedTuple, Protocol
+from collections.abc import Generator
+from typing import Any, NamedTuple, Protocol
 
 from gateway.messages import Call, Timings
-from gateway.service import Gateway
 
 
 class Reply(NamedTuple):
     body: bytes
     model: str
     timings: Timings
+
+
+Rendering = Generator[None, None, Reply]
+"""A reply in the making: it yields where others may have their turn."""
 
 
 class Exchange(Protocol):
@@ -22,7 +26,9 @@ class Exchange(Protocol):
     @property
     def items(self) -> int: ...
 
-    async def run(self, gateway: Gateway, request_id: bytes) -> Reply: ...
+    def render(self, result: Any, request_id: bytes) -> Rendering:
+        """The reply to a result of the call's kind."""
+        ...
 
 
 def usage(tokens: int) -> bytes:

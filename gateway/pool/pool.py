@@ -10,7 +10,8 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from gateway.core.admission import Admission
@@ -32,6 +33,7 @@ from gateway.core.retry import Failure, RetryBudget
 from gateway.core.service_time import Shape
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
 from gateway.core.usage import share_out
+from gateway.deadlines import Deadlines
 from gateway.errors import (
     BadAnswer,
     BadRequest,
@@ -106,7 +108,10 @@ class Pool:
         self._tickets: set[Ticket] = set()
         self._again: deque[Batch] = deque()
         """Batches that failed and wait for another deployment. They go before what is new."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: list[tuple[_Flight, Batch]] = []
+        """What is sent at the end of this turn."""
+        self._under_way: set[asyncio.Future[Answer]] = set()
+        self._deadlines = Deadlines(self._loop, self._expire)
         self._dispatching: asyncio.Handle | None = None
         self._waking: asyncio.Handle | None = None
         self._wakes_at = math.inf
@@ -154,8 +159,13 @@ class Pool:
         )
         self._balancer.add(state)
         member = self._members[settings.name] = Member(settings, state)
-        watch = member.watch(self._upstream, self._engine.health, self._on_probed)
-        self._watches[settings.name] = self._own(watch)
+        watch = self._loop.create_task(member.watch(self._upstream, self._engine.health, self._on_probed))
+        self._watches[settings.name] = watch
+        watch.add_done_callback(self._watched)
+
+    def _watched(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and (error := watch.exception()):
+            self._report_bug("a watch ended", error)
 
     def remove(self, name: str) -> None:
         """A deployment goes: it gets no more work; what is under way there ends."""
@@ -169,61 +179,69 @@ class Pool:
     async def close(self) -> None:
         """End everything: callers that still wait get Draining."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        ending: set[asyncio.Future[Any]] = {*self._watches.values(), *self._under_way}
+        for each in ending:
+            each.cancel()
+        if ending:
+            await asyncio.wait(ending)
         for ticket in list(self._tickets):
             ticket.fail(Draining("this gateway is stopping"))
         self._lanes.clear()
+        self._deadlines.clear()
         for timer in (self._dispatching, self._waking):
             if timer:
                 timer.cancel()
 
     # Calls
 
-    async def ask(self, key: BatchKey, items: list[str], deadline: float, caller: str = "") -> Ticket:
-        """Have each item answered; the ticket that comes back has all answers.
+    def ask(
+        self,
+        key: BatchKey,
+        items: list[str],
+        deadline: float,
+        caller: str,
+        answered: Callable[[Ticket], None],
+    ) -> Ticket:
+        """Have each item answered: `answered` gets the ticket when it has all answers, or its error.
 
-        Raises the GatewayError that ended it otherwise. When the caller is cancelled, what still waits is
-        not sent.
+        That may be at once. Whoever wants no answer any more says `leave`, and what still waits is not sent.
+        Raises the GatewayError of a call that is not taken.
         """
         if self._closed:
             raise Draining("this gateway is stopping")
         if not self._balancer.any_up:
             raise self._nobody_up()
-        ticket = Ticket(key, items, self._loop.time(), deadline, caller)
+        ticket = _Asked(key, items, self._loop.time(), deadline, caller)
         if self._cache is not None and self._look_up(ticket, self._cache):
+            answered(ticket)
             return ticket
-        size = sum(map(len, items))
-        self._admission.admit(len(items), size)
+        ticket.size = sum(map(len, items))
+        self._admission.admit(len(items), ticket.size)
         try:
             if shared := self._lanes.add(ticket):
                 self._observe(ItemsShared(self.settings.name, shared))
         except BadRequest:
-            self._admission.release(len(items), size)
+            self._admission.release(len(items), ticket.size)
             raise
         self._tickets.add(ticket)
-        answered = self._loop.create_future()
-        timer = self._loop.call_at(deadline, self._expire, ticket)
-
-        def ended(ticket: Ticket) -> None:
-            timer.cancel()
-            self._tickets.discard(ticket)
-            self._lanes.forget(ticket)
-            self._admission.release(len(items), size)
-            if not answered.done():
-                answered.set_result(None)
-
-        ticket.on_end = ended
+        ticket.due = self._deadlines.add(ticket, deadline)
+        ticket.answered = answered
+        ticket.on_end = self._on_end
         self._schedule()
-        try:
-            await answered
-        finally:
-            ticket.leave()
-        if ticket.error:
-            raise ticket.error
         return ticket
+
+    def _on_end(self, ticket: Ticket) -> None:
+        assert isinstance(ticket, _Asked)
+        self._deadlines.discard(ticket, ticket.due)
+        self._tickets.discard(ticket)
+        self._lanes.forget(ticket)
+        self._admission.release(len(ticket.items), ticket.size)
+        if ticket.missing and ticket.error is None:
+            return  # Its caller has left.
+        try:
+            ticket.answered(ticket)
+        except Exception as error:  # A bug, which must not harm those who share the batch.
+            self._report_bug("an answer was not taken", error)
 
     def _look_up(self, ticket: Ticket, cache: Cache) -> bool:
         """Answer what is known; whether that was all."""
@@ -235,7 +253,7 @@ class Pool:
         self._observe(CacheUsed(self.settings.name, hits, len(ticket.items) - hits))
         return ticket.ended
 
-    def _expire(self, ticket: Ticket) -> None:
+    def _expire(self, ticket: "_Asked") -> None:
         waited = self._loop.time() - ticket.arrived
         ticket.fail(DeadlineExceeded(f"no answer within {waited:.3g} s"))
 
@@ -261,7 +279,11 @@ class Pool:
                 rooms = self._balancer.rooms(now, full=True)
             if not rooms or not self._dispatch_to(rooms, now, full):
                 self._wait_for_room(now, passed_over=bool(rooms))
-                return
+                break
+        # Only now, since what fails at once may change what was decided upon.
+        leaving, self._leaving = self._leaving, []
+        for flight, batch in leaving:
+            self._start(flight, batch)
 
     def _dispatch_to(self, rooms: list[Deployment], now: float, full: bool) -> bool:
         """Send a batch to each of `rooms`, as long as something waits; if they have room for `full` ones
@@ -313,18 +335,20 @@ class Pool:
                 _fail(batch, self._given_up(Failure.SERVER_ERROR))
 
     def _send(self, batch: Batch, deployment: Deployment, now: float) -> None:
+        """Have a batch leave at the end of this turn. Its permit is taken now."""
         for entry in batch.entries:
             entry.early = len(entry.claims)
         permit = Permit(deployment, batch.shape(), now)
-        task = self._own(self._deliver(batch, permit, self._members[deployment.name]))
-
-        def done(_: asyncio.Task[None]) -> None:
-            # A task that is cancelled before its first step never gets to finish it.
-            if permit.open:
-                permit.finish(self._loop.time())
-            self._schedule()
-
-        task.add_done_callback(done)
+        requests = batch.requests()
+        flight = _Flight(permit, self._members[deployment.name], len(requests))
+        if len(requests) == 1:
+            self._leaving.append((flight, batch))
+            return
+        # Different queries: one request each, which the server works on together.
+        for _, entries in requests:
+            part = Batch(entries, batch.avoid)
+            part.tries = batch.tries
+            self._leaving.append((flight, part))
 
     def _wait_for_room(self, now: float, *, passed_over: bool) -> None:
         """Try again when a deployment will have room, or what waits is ripe; and soon, when one that has room
@@ -347,52 +371,62 @@ class Pool:
         self._waking = None
         self._dispatch()
 
-    async def _deliver(self, batch: Batch, permit: Permit, member: Member) -> None:
-        """Send one batch and give each call its part of the answer."""
-        requests = batch.requests()
-        if len(requests) == 1:
-            tells = await self._exchange(batch, member)
-        else:
-            # Different queries: one request each, which the server works on together.
-            parts = [Batch(entries, batch.avoid) for _, entries in requests]
-            for part in parts:
-                part.tries = batch.tries
-            ended = await asyncio.gather(
-                *(self._exchange(part, member) for part in parts), return_exceptions=True
-            )
-            for error in ended:
-                if isinstance(error, BaseException):
-                    raise error
-            tells = all(ended)
-        permit.finish(self._loop.time(), tells=tells)
-
-    async def _exchange(self, batch: Batch, member: Member) -> bool:
-        """One request and its answer; whether the time that it took is the server's own."""
+    def _start(self, flight: "_Flight", batch: Batch) -> None:
+        """Send one request."""
+        member = flight.member
         assert member.facts is not None
-        batch.drop_ended()
-        if not batch.entries:
-            return False
-        started = self._loop.time()
-        self._budget.on_batch(started)
-        timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - started))
+        now = self._loop.time()
+        self._budget.on_batch(now)
+        timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - now))
         key = batch.entries[0].lane.key
         request = Request(key, [entry.text for entry in batch.entries], member.facts.encoding)
+        answer: asyncio.Future[Answer]
         try:
-            answer = await self._upstream.send(member.settings, request, timeout_s)
-            took_s = self._loop.time() - started
-            member.state.health.on_answer(started + took_s)
-            self._report(batch, member, None, took_s)
-            self._split(batch, key, answer, took_s)
-            return True
-        except SendError as error:
-            self._report(batch, member, error, self._loop.time() - started)
-            self._failed(batch, member, error, started, timeout_s)
-            return error.failure is Failure.TIMEOUT and not _hurried(timeout_s, member)
-        except Exception:  # A bug. Whatever it is, nobody may stay waiting.
-            _fail(batch, ServerFailed("internal error"))
-            raise
+            answer = asyncio.ensure_future(  # noqa: TID251 - this pool owns it
+                self._upstream.send(member.settings, request, timeout_s)
+            )
+        except Exception as error:
+            answer = self._loop.create_future()
+            answer.set_exception(error)
+        self._under_way.add(answer)
+        answer.add_done_callback(partial(self._land, flight, batch, now, timeout_s))
 
-    def _split(self, batch: Batch, key: BatchKey, answer: Answer, upstream_s: float) -> None:
+    def _land(
+        self,
+        flight: "_Flight",
+        batch: Batch,
+        started: float,
+        timeout_s: float,
+        answer: asyncio.Future[Answer],
+    ) -> None:
+        """A request has ended: give each call its part of the answer."""
+        self._under_way.discard(answer)
+        now = self._loop.time()
+        member = flight.member
+        tells = False  # whether the time that it took is the server's own
+        try:
+            error = None if answer.cancelled() else answer.exception()
+            if isinstance(error, SendError):
+                tells = error.failure is Failure.TIMEOUT and not _hurried(timeout_s, member)
+                self._report(batch, member, error, now - started)
+                self._failed(batch, member, error, started, timeout_s)
+            else:
+                found = answer.result()
+                tells = True
+                member.state.health.on_answer(now)
+                self._report(batch, member, None, now - started)
+                self._split(batch, found, now - started)
+        except asyncio.CancelledError:
+            pass  # This pool is closing, and ends its tickets itself.
+        except Exception as bug:  # Whatever it is, nobody may stay waiting.
+            _fail(batch, ServerFailed("internal error"))
+            self._report_bug("a batch failed", bug)
+        finally:
+            flight.land(now, tells=tells)
+            self._schedule()
+
+    def _split(self, batch: Batch, answer: Answer, upstream_s: float) -> None:
+        key = batch.entries[0].lane.key
         query = len(key.query or "")
         tokens = share_out(answer.tokens, [query + len(entry.text) for entry in batch.entries])
         for entry, value, charged in zip(batch.entries, answer.values, tokens, strict=True):
@@ -524,19 +558,39 @@ class Pool:
     def _nobody_up(self) -> NoDeployment:
         return NoDeployment(f"no server for model {self.settings.name!r} is up")
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` as a task of this pool: kept until it ends, its error shown, cancelled by `close`."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._disown)
-        return task
+    def _report_bug(self, message: str, error: BaseException) -> None:
+        self._loop.call_exception_handler(
+            {"message": f"pool {self.settings.name}: {message}", "exception": error}
+        )
 
-    def _disown(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            self._loop.call_exception_handler(
-                {"message": f"a task of pool {self.settings.name} failed", "exception": error, "task": task}
-            )
+
+class _Asked(Ticket):
+    """A ticket that a pool has taken."""
+
+    __slots__ = ("answered", "due", "size")
+
+    answered: Callable[[Ticket], None]
+    due: int
+    size: int
+
+
+class _Flight:
+    """A batch under way to `member`, in one request or in several, under one permit."""
+
+    __slots__ = ("_permit", "_tells", "_under_way", "member")
+
+    def __init__(self, permit: Permit, member: Member, requests: int) -> None:
+        self.member = member
+        self._permit = permit
+        self._under_way = requests
+        self._tells = True
+
+    def land(self, now: float, *, tells: bool) -> None:
+        """One of its requests has ended; the last one ends the permit."""
+        self._tells &= tells
+        self._under_way -= 1
+        if not self._under_way:
+            self._permit.finish(now, tells=self._tells)
 
 
 def _hurried(timeout_s: float, member: Member) -> bool:

@@ -1,5 +1,6 @@
 """The servers, as a pool needs them: what it sends, what comes back, and how that fails."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -60,4 +61,6 @@ class Upstream(Protocol):
         """Ask a server that is to join what it serves, and see it answer a real call."""
         ...
 
-    async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer: ...
+    def send(
+        self, deployment: DeploymentSettings, request: Request, timeout_s: float
+    ) -> Awaitable[Answer]: ...

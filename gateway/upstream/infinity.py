@@ -52,12 +52,17 @@ class InfinityUpstream:
         await self._wire.close()
         await self._session.close()
 
-    async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer:
+    def send(
+        self, deployment: DeploymentSettings, request: Request, timeout_s: float
+    ) -> asyncio.Future[Answer]:
         """One batch, one answer with a value for each item."""
+
+        def read(status: int, answer: bytes) -> Answer:
+            return codec.decode(request, _accepted(status, answer))
+
         body = codec.encode(request, deployment.server_model)
         target = self._target(deployment, codec.PATHS[request.key.task])
-        status, answer = await self._wire.post(target, body, timeout_s)
-        return codec.decode(request, answer if status == 200 else _accepted(status, answer))
+        return self._wire.post(target, body, timeout_s, read)
 
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
         """The names of the models that a server serves."""

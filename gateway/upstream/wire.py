@@ -6,13 +6,17 @@ import functools
 import os
 import socket
 import ssl
-from typing import cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.core.retry import Failure
+from gateway.deadlines import Deadlines
 from gateway.pool import SendError
 from gateway.upstream.target import Origin, Target
+
+_Answer = TypeVar("_Answer")
 
 CONNECT_S = 5.0
 # The servers' uvicorn closes a connection after 5 s without a request, and one that is used just then breaks.
@@ -32,27 +36,26 @@ class Client:
         self._idle: dict[Origin, dict[_Connection, None]] = {}
         """Per origin, the one that has been idle longest first."""
         self._sweeper: asyncio.TimerHandle | None = None
+        self._connecting: set[_Exchange] = set()
         self._closed = False
+        self.deadlines = Deadlines(self._loop, _Connection.expire)
 
-    async def post(self, target: Target, body: bytes, timeout_s: float) -> tuple[int, bytes]:
-        """Status and body of the answer, whatever the status; connecting is part of `timeout_s`.
+    def post(
+        self, target: Target, body: bytes, timeout_s: float, read: Callable[[int, bytes], _Answer]
+    ) -> asyncio.Future[_Answer]:
+        """What `read` makes of the answer's status and body; connecting is part of `timeout_s`.
 
-        Raises SendError: REFUSED, TIMEOUT, DISCONNECTED, or BAD_ANSWER with reason "http" or "size".
+        Ends with whatever SendError `read` raises, or one of REFUSED, TIMEOUT, DISCONNECTED, and BAD_ANSWER
+        with reason "http" or "size".
         """
         now = self._loop.time()
+        exchange = _Exchange(self._loop, target, body, timeout_s, now + timeout_s, read)
         kept = self._take(target.origin, now)
-        try:
-            if kept is not None:
-                try:
-                    return await kept.exchange(target.head, body, timeout_s)
-                except _Unanswered:
-                    # A server may close a kept connection just when it is used. Only a new one can tell how
-                    # the server is; one is enough, since it may be this very request that breaks them.
-                    pass
-            connection = await self._connect(target.origin, now + timeout_s)
-            return await connection.exchange(target.head, body, now + timeout_s - self._loop.time())
-        except TimeoutError:
-            raise SendError(Failure.TIMEOUT, f"no answer within {timeout_s:.3g} s") from None
+        if kept is not None:
+            kept.begin(exchange)
+        else:
+            self._connect(exchange)
+        return exchange
 
     async def close(self) -> None:
         """End every connection; requests under way fail as DISCONNECTED."""
@@ -61,6 +64,10 @@ class Client:
             self._sweeper.cancel()
         for connection in list(self._open):
             connection.fail(_closing())
+        self.deadlines.clear()
+        for exchange in self._connecting:
+            exchange.fail(_closing())
+            exchange.stop_connecting()
         await asyncio.sleep(0)  # for the transports to close their sockets
 
     # For connections
@@ -68,13 +75,23 @@ class Client:
     def on_open(self, connection: "_Connection") -> None:
         self._open.add(connection)
         if self._closed:
-            connection.fail(_closing())
+            connection.transport.abort()
 
     def on_idle(self, connection: "_Connection") -> None:
         connection.idle_until = self._loop.time() + _KEEP_ALIVE_S
         self._idle.setdefault(connection.origin, {})[connection] = None
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_KEEP_ALIVE_S, self._sweep)
+
+    def on_unanswered(self, exchange: "_Exchange", error: Exception | None) -> None:
+        """A connection broke before the first byte of an answer. A server may close a kept one just when it
+        is used, and only a new one can tell how the server is; one is enough, since it may be this very
+        request that breaks them.
+        """
+        if exchange.connecting is None and not self._closed:
+            self._connect(exchange)
+        else:
+            exchange.fail(SendError(Failure.DISCONNECTED, f"connection lost: {_loss(error)}"))
 
     def on_lost(self, connection: "_Connection") -> None:
         self._open.discard(connection)
@@ -86,7 +103,6 @@ class Client:
         while idle:
             connection, _ = idle.popitem()
             if connection.idle_until > now and not connection.transport.is_closing():
-                connection.expect()
                 return connection
             connection.transport.abort()
         return None
@@ -102,7 +118,26 @@ class Client:
         if left := [next(iter(idle)).idle_until for idle in self._idle.values() if idle]:
             self._sweeper = self._loop.call_later(min(left) - now, self._sweep)
 
-    async def _connect(self, origin: Origin, deadline: float) -> "_Connection":
+    def _connect(self, exchange: "_Exchange") -> None:
+        """Have `exchange` over a connection of its own."""
+        self._connecting.add(exchange)
+        exchange.connecting = self._loop.create_task(self._connect_for(exchange))
+        exchange.connecting.add_done_callback(lambda _: self._connecting.discard(exchange))
+
+    async def _connect_for(self, exchange: "_Exchange") -> None:
+        try:
+            connection = await self._connection(exchange.target.origin, exchange.deadline)
+        except TimeoutError:
+            exchange.fail(exchange.too_late())
+        except Exception as error:
+            exchange.fail(error)
+        else:
+            if exchange.done():
+                connection.transport.abort()
+            else:
+                connection.begin(exchange)
+
+    async def _connection(self, origin: Origin, deadline: float) -> "_Connection":
         """A connection to the first address that takes one; only the last is waited for at length."""
         limit = self._loop.time() + CONNECT_S
         try:
@@ -136,7 +171,7 @@ class Client:
                 server_hostname=origin.host if secure else None,
             )
         except BaseException:
-            connection.abandon()
+            self.on_lost(connection)  # Of one that was just made, uvloop never says that it is lost.
             raise
         return connection
 
@@ -147,15 +182,59 @@ class Client:
         return context
 
 
-class _Unanswered(SendError):
-    """The connection broke before the first byte of an answer."""
+class _Exchange(asyncio.Future[Any]):
+    """A request, and what becomes of it."""
 
-    def __init__(self, error: BaseException | None) -> None:
-        super().__init__(Failure.DISCONNECTED, f"connection lost: {_loss(error)}")
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        target: Target,
+        body: bytes,
+        timeout_s: float,
+        deadline: float,
+        read: Callable[[int, bytes], Any],
+    ) -> None:
+        super().__init__(loop=loop)
+        self.target = target
+        self.body = body
+        self.deadline = deadline
+        self.connecting: asyncio.Task[None] | None = None
+        """Set for good once it has got a new connection."""
+        self.connection: _Connection | None = None
+        self._timeout_s = timeout_s
+        self._read = read
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Nobody wants the answer: the connection is of no use any more."""
+        if not super().cancel(msg):
+            return False
+        if self.connection:
+            self.connection.transport.abort()
+        else:
+            self.stop_connecting()
+        return True
+
+    def stop_connecting(self) -> None:
+        if self.connecting:
+            self.connecting.cancel()
+
+    def answer(self, status: int, body: bytes) -> None:
+        if not self.done():
+            try:
+                self.set_result(self._read(status, body))
+            except Exception as error:
+                self.set_exception(error)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done():
+            self.set_exception(error)
+
+    def too_late(self) -> SendError:
+        return SendError(Failure.TIMEOUT, f"no answer within {self._timeout_s:.3g} s")
 
 
 class _Connection(asyncio.Protocol):
-    """One request and its answer after the other. Idle means that nobody waits: `_answer` is done."""
+    """One request and its answer after the other. Idle means that there is no exchange."""
 
     transport: asyncio.Transport
 
@@ -165,11 +244,14 @@ class _Connection(asyncio.Protocol):
         self._client = client
         self._loop = loop
         self._parser = HttpResponseParser(self)
-        self.expect()
+        self._exchange: _Exchange | None = None
+        self._due = 0
+        self._lost = False
 
-    def expect(self) -> None:
-        """Take what comes from now on for an answer."""
-        self._answer: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
+    def begin(self, exchange: _Exchange) -> None:
+        """Send the request, and take what comes from now on for its answer."""
+        self._exchange = exchange
+        exchange.connection = self
         self._received = 0
         self._status = 0  # until the head is whole
         self._has_end = False  # by a length or by chunks; else it ends with the connection
@@ -177,42 +259,36 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._complete = False
         self._reusable = False
-
-    async def exchange(self, head: bytes, body: bytes, timeout_s: float) -> tuple[int, bytes]:
-        """Send a request and wait for its answer, after `expect`. Raises SendError, or TimeoutError."""
-        answer = self._answer
-        timer = self._loop.call_later(timeout_s, self._expire, answer)
-        if self.transport.is_closing():
-            pass  # Then the answer is or will be an error.
+        self._due = self._client.deadlines.add(self, exchange.deadline)
+        head, body = exchange.target.head, exchange.body
+        if self._lost:
+            self._give_up(None)
+        elif self.transport.is_closing():
+            pass  # It will be lost.
         elif len(body) <= _JOINED_BYTES_MAX:
             self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         else:
             self.transport.write(b"%b%d\r\n\r\n" % (head, len(body)))
             self.transport.write(body)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if self._answer is answer:  # else it has come, and the connection is another's already
-                self.transport.abort()
-            raise
-        finally:
-            timer.cancel()
 
-    def fail(self, error: Exception) -> None:
-        """End the connection, and the request under way with `error`."""
-        if not self._answer.done():
-            self._answer.set_exception(error)
+    def fail(self, error: SendError) -> None:
+        """End the connection, and the exchange with `error`."""
+        if exchange := self._end():
+            exchange.fail(error)
         self.transport.abort()
 
-    def abandon(self) -> None:
-        """Leave a connection that is being made: nobody will ask for an answer, not even for its error."""
-        if not self._answer.cancel():
-            self._answer.exception()
-        self._client.on_lost(self)  # Of one that was just made, uvloop never says that it is lost.
+    def expire(self) -> None:
+        """The time for the exchange is over."""
+        if self._exchange:
+            self.fail(self._exchange.too_late())
 
-    def _expire(self, answer: asyncio.Future[tuple[int, bytes]]) -> None:
-        if not answer.done():
-            self.fail(TimeoutError())
+    def _end(self) -> _Exchange | None:
+        """The exchange is over, if there is one."""
+        exchange, self._exchange = self._exchange, None
+        if exchange:
+            exchange.connection = None
+            self._client.deadlines.discard(self, self._due)
+        return exchange
 
     # What the transport calls
 
@@ -221,7 +297,7 @@ class _Connection(asyncio.Protocol):
         self._client.on_open(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._answer.done():
+        if self._exchange is None:
             self.transport.abort()  # Nothing was asked, so nothing that follows could be trusted.
             return
         room = _HEAD_BYTES_MAX - self._received
@@ -242,29 +318,38 @@ class _Connection(asyncio.Protocol):
         if max(self._declared, self._received) > _ANSWER_BYTES_MAX:
             self.fail(SendError(Failure.BAD_ANSWER, f"more than {_ANSWER_BYTES_MAX} bytes", reason="size"))
         elif self._complete:
-            self._answer.set_result((self._status, b"".join(self._body)))
+            exchange, body = self._end(), b"".join(self._body)
+            self._body.clear()
             # An answer may come before the request has gone out.
             if self._reusable and not self.transport.get_write_buffer_size():
                 self._client.on_idle(self)
             else:
                 self.transport.abort()
+            if exchange:
+                exchange.answer(self._status, body)
 
     def eof_received(self) -> None:
         self.transport.abort()  # To close would mean to send the rest of the request first.
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         self._client.on_lost(self)
         del self._parser  # which holds this object
-        if self._answer.done():
+        if self._exchange:
+            self._give_up(exc)
+
+    def _give_up(self, error: Exception | None) -> None:
+        """The connection was lost before the end of an answer, unless just that is its end."""
+        exchange = self._end()
+        if exchange is None or exchange.done():
             return
-        if exc is None and self._status and not self._has_end:
-            self._answer.set_result((self._status, b"".join(self._body)))
+        if error is None and self._status and not self._has_end:
+            exchange.answer(self._status, b"".join(self._body))
         elif self._received:
-            self._answer.set_exception(
-                SendError(Failure.DISCONNECTED, f"connection lost within the answer: {_loss(exc)}")
-            )
+            loss = f"connection lost within the answer: {_loss(error)}"
+            exchange.fail(SendError(Failure.DISCONNECTED, loss))
         else:
-            self._answer.set_exception(_Unanswered(exc))
+            self._client.on_unanswered(exchange, error)
 
     # What the parser calls; an exception makes feed_data fail
 

@@ -191,7 +191,7 @@ async def test_calls_at_the_same_moment_leave_together_when_nothing_is_under_way
 
     for i, reply in enumerate(replies):
         assert reply.vectors == [vector_of(f"text {i}").tolist()]
-    assert len(fake.batches) <= 16
+    assert len(fake.batches) <= 24
 
 
 async def test_a_large_call_is_divided_over_all_servers() -> None:

@@ -5,6 +5,7 @@ import random
 import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from gateway.core.events import Event
 from gateway.core.lanes import BatchKey, Ticket
@@ -12,6 +13,7 @@ from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettin
 from gateway.errors import GatewayError
 from gateway.messages import Modality, Task
 from gateway.pool import Pool, Upstream
+from gateway.service import settle
 from tests.fakes.time import idle
 from tests.fakes.upstream import RecordingUpstream, value_of
 
@@ -53,8 +55,20 @@ def ask(
 ) -> "asyncio.Task[Ticket]":
     """A caller of its own for `items`."""
     texts = [items] if isinstance(items, str) else list(items)
+    return asyncio.get_running_loop().create_task(_ask(pool, texts, key, within_s))
+
+
+async def _ask(pool: Pool, texts: list[str], key: BatchKey, within_s: float) -> Ticket:
     loop = asyncio.get_running_loop()
-    return loop.create_task(pool.ask(key, texts, loop.time() + within_s))
+    answered: asyncio.Future[Ticket] = loop.create_future()
+    ticket = pool.ask(key, texts, loop.time() + within_s, "", partial(settle, answered))
+    try:
+        await answered
+    finally:
+        ticket.leave()
+    if ticket.error:
+        raise ticket.error
+    return ticket
 
 
 async def acquaint(pool: Pool) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gateway.core.lanes import BatchKey
 from gateway.core.settings import DeploymentSettings, Secret
 from gateway.messages import Modality, Task
-from gateway.pool import Encoding, Request, SendError
+from gateway.pool import Answer, Encoding, Request, SendError
 from gateway.upstream.infinity import InfinityUpstream
 from tests.fakes.infinity import FakeInfinity
 from tests.fakes.vectors import Vector
@@ -58,6 +58,10 @@ def _decoded(value: bytes | float) -> Vector:
     if isinstance(content, str):
         return np.frombuffer(base64.b64decode(content, validate=True), "<f4")
     return np.array(content, dtype=np.float32)
+
+
+async def sent(upstream: InfinityUpstream, server: DeploymentSettings, request: Request) -> Answer:
+    return await upstream.send(server, request, TIMEOUT_S)
 
 
 async def failure_of(

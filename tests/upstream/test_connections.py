@@ -10,7 +10,7 @@ from gateway.upstream.infinity import InfinityUpstream
 from tests.fakes.faults import Fault, contains
 from tests.fakes.infinity import FakeInfinity, vector_of
 from tests.upstream.peer import peer
-from tests.upstream.requests import TIMEOUT_S, decoded, deployment, failure_of, texts
+from tests.upstream.requests import TIMEOUT_S, decoded, deployment, failure_of, sent, texts
 
 AT_ONCE = 8
 
@@ -21,7 +21,7 @@ async def keep_connections(upstream: InfinityUpstream, fake: FakeInfinity, count
     fake.faults.append(Fault(delay=gate))
     async with asyncio.TaskGroup() as calls:
         for i in range(count):
-            calls.create_task(upstream.send(deployment(fake), texts(f"warm {i}"), TIMEOUT_S))
+            calls.create_task(sent(upstream, deployment(fake), texts(f"warm {i}")))
         await fake.received(count)
         gate.set()
     fake.faults.clear()
@@ -38,7 +38,7 @@ async def test_a_server_that_was_restarted_is_called_as_if_nothing_had_been(
     await fake_infinity.start()
 
     answers = await asyncio.gather(
-        *(upstream.send(deployment(fake_infinity), texts(f"text {i}"), TIMEOUT_S) for i in range(count))
+        *(sent(upstream, deployment(fake_infinity), texts(f"text {i}")) for i in range(count))
     )
 
     for i, answer in enumerate(answers):
@@ -123,7 +123,7 @@ async def test_many_calls_at_once_each_get_a_connection(
 
     async with asyncio.TaskGroup() as calls, asyncio.timeout(TIMEOUT_S):
         for i in range(150):
-            calls.create_task(upstream.send(deployment(fake_infinity), texts(f"text {i}"), TIMEOUT_S))
+            calls.create_task(sent(upstream, deployment(fake_infinity), texts(f"text {i}")))
         await fake_infinity.received(150)
         gate.set()
 
