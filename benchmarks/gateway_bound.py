@@ -9,21 +9,17 @@ metrics and deduplication on. LiteLLM in the same place beside it.
 
 import argparse
 import asyncio
-import json
 import os
-import statistics
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 
-from benchmarks import peers
-from benchmarks.load import Result, closed_loop
-from benchmarks.stage import cpu_s, pin
+from benchmarks import peers, record
+from benchmarks.stage import Calls, compare, pin, stand_in
 from benchmarks.stand_in import MODEL
 from benchmarks.texts import short_questions
 from tests.gateway_process import GatewayProcess
@@ -32,21 +28,6 @@ _LOAD_CORE, _GATEWAY_CORE = 0, 1
 _KEY = "sk-benchmark"
 _HEAD = ("format", "conns", "target", "calls/s", "p50 ms", "p99 ms", "errors", "cpu µs", "RSS MB")
 _ROW = "{:>7} {:>6} {:<8} {:>8} {:>8} {:>8} {:>6} {:>7} {:>7}"
-
-
-@asynccontextmanager
-async def stand_in(*arguments: str) -> AsyncIterator[tuple[str, int]]:
-    """A stand-in as a process: its address and process id."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.stand_in", *arguments), stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout
-    try:
-        port = int(await process.stdout.readline())
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def resident_mb(pid: int) -> float:
@@ -73,47 +54,34 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 peers.litellm([base], MODEL, directory)
             )
         for pid in pids.values():
-            pin(pid, _GATEWAY_CORE % (os.cpu_count() or 1))
+            pin(pid, _GATEWAY_CORE)
+        texts = short_questions(20_000)
         print(_ROW.format(*_HEAD), flush=True)
         for encoding in ("base64", "float"):
-            texts = short_questions(20_000)
             bodies = [
                 orjson.dumps({"model": MODEL, "input": text, "encoding_format": encoding}) for text in texts
             ]
             for count in map(int, options.connections.split(",")):
-                rounds: dict[str, list[Result]] = {target: [] for target in urls}
-                used = dict.fromkeys(urls, 0.0)
-                for _ in range(options.rounds):
-                    for target, url in urls.items():
-                        before = cpu_s(pids[target]) if target in pids else 0.0
-                        result = await closed_loop(
-                            f"{url}/embeddings", bodies, count, options.seconds, key=_KEY
-                        )
-                        after = cpu_s(pids[target]) if target in pids else 0.0
-                        used[target] += (after - before) / max(1, result.calls * (1 + 1 / options.seconds))
-                        rounds[target].append(result)
-                for target, results in rounds.items():
-                    row = {
-                        "encoding": encoding,
-                        "connections": count,
-                        "target": target,
-                        "rate": statistics.median(result.rate for result in results),
-                        "p50_ms": statistics.median(result.percentile_ms(50) for result in results),
-                        "p99_ms": statistics.median(result.percentile_ms(99) for result in results),
-                        "errors": sum(result.errors for result in results),
-                        "cpu_us": 1e6 * used[target] / options.rounds,
-                        "resident_mb": resident_mb(pids[target]) if target in pids else 0.0,
-                    }
-                    rows.append(row)
-                    print(
-                        _ROW.format(
-                            encoding, count, target, f"{row['rate']:.0f}", f"{row['p50_ms']:.2f}",
-                            f"{row['p99_ms']:.2f}", row["errors"], f"{row['cpu_us']:.0f}",
-                            f"{row['resident_mb']:.0f}",
-                        ),
-                        flush=True,
-                    )  # fmt: skip
+                calls = {
+                    target: Calls(f"{url}/embeddings", bodies, count, pids.get(target), _KEY)
+                    for target, url in urls.items()
+                }
+                for row in await compare(calls, options.rounds, options.seconds):
+                    target = row["target"]
+                    resident = resident_mb(pids[target]) if target in pids else 0.0
+                    rows.append({"encoding": encoding, **row, "resident_mb": resident})
+                    _print(rows[-1])
     return rows
+
+
+def _print(row: dict[str, Any]) -> None:
+    print(
+        _ROW.format(
+            row["encoding"], row["connections"], row["target"], f"{row['rate']:.0f}", f"{row['p50_ms']:.2f}",
+            f"{row['p99_ms']:.2f}", row["errors"], f"{row['cpu_us']:.0f}", f"{row['resident_mb']:.0f}",
+        ),
+        flush=True,
+    )  # fmt: skip
 
 
 def main() -> int:
@@ -128,7 +96,7 @@ def main() -> int:
     options = parser.parse_args()
     rows = asyncio.run(measure(options))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        record.write(options.json, rows, options)
     return 0
 
 

@@ -1,15 +1,20 @@
 """Who plays: real Infinity servers on one core; the gateway, its peers and the load on the other."""
 
+import asyncio
 import os
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+import statistics
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
 from benchmarks import peers
+from benchmarks.load import Result, closed_loop
 from benchmarks.texts import mixed_lengths, short_questions
 from tests.gateway_process import GatewayProcess
 from tests.real_infinity import ROOT, RealInfinity, ServedModel, model_dir
@@ -25,9 +30,73 @@ def pin(pid: int, core: int) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """The processor time that a process has used."""
+    """The processor time that a process and its children, such as nginx's worker, have used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(
+        map(cpu_s, map(int, children))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What one target is asked, and the process whose time that takes."""
+
+    url: str
+    bodies: Sequence[bytes]
+    connections: int
+    pid: int | None = None
+    key: str = ""
+    items: int = 1
+    """Texts in a call."""
+
+
+async def compare(
+    targets: Mapping[str, Calls], rounds: int, seconds: float, warm_up_s: float = 1.0
+) -> list[dict[str, Any]]:
+    """A row for each target: medians of rounds in which they take turns, so all meet the same machine."""
+    results: dict[str, list[Result]] = {target: [] for target in targets}
+    used_s = dict.fromkeys(targets, 0.0)
+    for number in range(rounds):
+        for target, calls in targets.items():
+            start = (
+                len(calls.bodies) * number // rounds
+            )  # other texts in each round, the same for each target
+            bodies = [*calls.bodies[start:], *calls.bodies[:start]]
+            before = cpu_s(calls.pid) if calls.pid else 0.0
+            results[target].append(
+                await closed_loop(calls.url, bodies, calls.connections, seconds, warm_up_s, calls.key)
+            )
+            used_s[target] += cpu_s(calls.pid) - before if calls.pid else 0.0
+    return [
+        {
+            "connections": targets[target].connections,
+            "target": target,
+            "rate": statistics.median(result.rate * targets[target].items for result in each),
+            "p50_ms": statistics.median(result.percentile_ms(50) for result in each),
+            "p95_ms": statistics.median(result.percentile_ms(95) for result in each),
+            "p99_ms": statistics.median(result.percentile_ms(99) for result in each),
+            "errors": sum(result.errors for result in each),
+            "cpu_us": 1e6 * used_s[target] / max(1, sum(result.ended for result in each)),
+            "rates": [result.rate * targets[target].items for result in each],
+        }
+        for target, each in results.items()
+    ]
+
+
+@asynccontextmanager
+async def stand_in(*arguments: str) -> AsyncIterator[tuple[str, int]]:
+    """A stand-in for Infinity as a process: its address and process id."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.stand_in", *arguments), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout
+    try:
+        port = int(await process.stdout.readline())
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 def served(model: str) -> ServedModel:
@@ -95,7 +164,7 @@ class Stage:
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
-    def bodies(self, texts: Sequence[str]) -> list[bytes]:
-        """A call for each text, as an OpenAI client sends it."""
+    def bodies(self, inputs: Sequence[str] | Sequence[Sequence[str]]) -> list[bytes]:
+        """A call for each text or list of texts, as an OpenAI client sends it."""
         name = self._served.name
-        return [orjson.dumps({"model": name, "input": text, "encoding_format": "base64"}) for text in texts]
+        return [orjson.dumps({"model": name, "input": each, "encoding_format": "base64"}) for each in inputs]

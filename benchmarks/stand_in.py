@@ -3,14 +3,16 @@
     python -m benchmarks.stand_in [--port 0] [--dimensions 384] [--service l,o,a,b]
 
 With `--service` it works like one Infinity: one batch after the other, each for o + a·n + b·n·longest, and l
-more before the answer leaves, which does not occupy it. Seconds; lengths are in characters. `POST /service`
-with the same four numbers changes them while it runs.
+more before the answer leaves, which does not occupy it. Seconds; lengths are in characters, and a request of
+more than a batch is sorted by them first. `POST /service` with the same four numbers changes them while it
+runs, `POST /busy` tells how long it has worked and on how many items.
 """
 
 import argparse
 import asyncio
 import base64
 import random
+import selectors
 import struct
 from typing import cast
 
@@ -81,10 +83,11 @@ class StandIn:
         if not self.service:
             return 0.0
         latency, once, each, padded = self.service
-        count = len(texts)
+        lengths = sorted(map(len, texts))
+        count = len(lengths)
         work = sum(
-            once + each * len(part) + padded * len(part) * max(map(len, part))
-            for part in (texts[at : at + 32] for at in range(0, count, 32))
+            once + each * len(part) + padded * len(part) * part[-1]
+            for part in (lengths[at : at + 32] for at in range(0, count, 32))
         )
         now = asyncio.get_running_loop().time()
         self.busy_until = max(now, self.busy_until) + work
@@ -134,6 +137,11 @@ async def serve(port: int, dimensions: int, service: tuple[float, ...]) -> None:
     await server.serve_forever()
 
 
+def _exact_loop() -> asyncio.AbstractEventLoop:
+    """The timers of uvloop, and of epoll, count milliseconds; those of select, microseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,7 +151,8 @@ def main() -> None:
     parser.add_argument("--service", default="")
     options = parser.parse_args()
     service = tuple(float(part) for part in options.service.split(",") if part)
-    uvloop.run(serve(options.port, options.dimensions, service))
+    with asyncio.Runner(loop_factory=_exact_loop if service else uvloop.new_event_loop) as runner:
+        runner.run(serve(options.port, options.dimensions, service))
 
 
 if __name__ == "__main__":

@@ -4,106 +4,126 @@ Fair: real Infinity servers, the same texts, base64 for all, interleaved runs in
 servers run on one core, the load and what is measured share the other. With several servers `direct` calls
 one: all of them share a core, so it has the same computing power behind it.
 
+`--hand` adds, beside the most connections, a caller who sends full batches of 32 texts, of like length where
+lengths differ, out of 20,000; a gateway sees only those that are waiting. That is nearly a ceiling: smaller
+batches of the longest texts may suit a CPU better.
+
     python -m benchmarks.upstream_bound [--model tiny|minilm] [--servers 1] [--texts short|mixed]
-        [--connections 1,4,8,16,32,64,256] [--targets direct,nginx,haproxy,litellm,gateway] [--seconds 4]
-        [--rounds 3] [--json FILE]
+        [--connections 1,4,8,16,32,64,256] [--targets direct,nginx,haproxy,litellm,gateway] [--hand]
+        [--seconds 4] [--warm-up 1] [--rounds 3] [--json FILE]
 """
 
 import argparse
 import asyncio
-import json
-import statistics
+import math
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Result, closed_loop
-from benchmarks.stage import TEXTS, Stage, cpu_s
+from benchmarks import record
+from benchmarks.stage import TEXTS, Calls, Stage, compare
 
+HAND = "hand"
+_BATCH = 32
+_HAND_CONNECTIONS = 4  # Enough that a batch always waits at the server.
 _HEAD = (
-    *("conns", "target", "texts/s", "p50 ms", "p95 ms", "p99 ms", "errors", "ratio", "p99 x"),
-    *("batch", "cpu ms"),
+    *("conns", "target", "texts/s", "p50 ms", "p95 ms", "p99 ms", "errors", "cpu µs", "ratio", "p99 x"),
+    *("of hand", "batch", "busiest"),
 )
-_ROW = "{:>5} {:<28} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>7} {:>6}"
+_ROW = "{:>5} {:<28} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a gateway has sent so far."""
+
+    items: Counter[str] = field(default_factory=Counter)
+    """By deployment."""
+    batches: float = 0.0
+
+    def since(self, before: "Sent") -> dict[str, float]:
+        items = self.items - before.items
+        total, batches = items.total(), self.batches - before.batches
+        return {
+            "batch": total / max(1.0, batches),
+            "busiest": max(items.values(), default=0.0) * len(self.items) / max(1.0, total),
+        }
 
 
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     targets = options.targets.split(";" if ";" in options.targets else ",")
+    counts = [int(count) for count in options.connections.split(",")]
     rows: list[dict[str, Any]] = []
     async with Stage(options.model, options.servers, targets) as stage:
-        bodies = stage.bodies(TEXTS[options.texts](20_000))
+        texts = TEXTS[options.texts](20_000)
+        bodies = stage.bodies(texts)
+        by_hand = stage.bodies(full_batches(texts, by_length=options.texts != "short"))
         print(_ROW.format(*_HEAD), flush=True)
-        for count in (int(count) for count in options.connections.split(",")):
-            rounds: dict[str, list[Result]] = {target: [] for target in targets}
-            batches: dict[str, list[float]] = {target: [] for target in targets}
-            cpu: dict[str, float] = dict.fromkeys(targets, 0.0)
-            for _ in range(options.rounds):
-                for target in targets:
-                    before = await _batches(stage, target)
-                    used = cpu_s(stage.pids[target]) if target in stage.pids else 0.0
-                    result = await closed_loop(
-                        f"{stage.urls[target]}/embeddings", bodies, count, options.seconds, options.warm_up
-                    )
-                    if target in stage.pids:
-                        cpu[target] += cpu_s(stage.pids[target]) - used
-                    rounds[target].append(result)
-                    after = await _batches(stage, target)
-                    batches[target].append((after[0] - before[0]) / max(1, after[1] - before[1]))
-            rows += _report(count, rounds, batches, cpu, options.warm_up)
+        for count in counts:
+            calls = {
+                target: Calls(f"{stage.urls[target]}/embeddings", bodies, count, stage.pids.get(target))
+                for target in targets
+            }
+            if options.hand and count == max(counts):
+                url = f"{stage.servers[0].url}/embeddings"
+                calls[HAND] = Calls(url, by_hand, _HAND_CONNECTIONS, items=_BATCH)
+            before = {target: await _sent(stage, target) for target in stage.gateways}
+            part = await compare(calls, options.rounds, options.seconds, options.warm_up)
+            for row in part:
+                target = row["target"]
+                now = await _sent(stage, target) if target in before else Sent()
+                row |= now.since(before.get(target, Sent()))
+            _against_others(part)
+            rows += part
     return rows
 
 
-def _report(
-    count: int,
-    rounds: Mapping[str, Sequence[Result]],
-    batches: Mapping[str, Sequence[float]],
-    cpu: Mapping[str, float],
-    warm_up_s: float,
-) -> list[dict[str, Any]]:
-    """Medians over the rounds, and each target against the best that is not the gateway."""
-    rows: list[dict[str, Any]] = []
-    for target, results in rounds.items():
-        seconds = sum(result.seconds for result in results)
-        calls = sum(result.calls for result in results) * (1 + warm_up_s * len(results) / seconds)
-        rows.append({
-            "connections": count,
-            "target": target,
-            "rate": statistics.median(result.rate for result in results),
-            "p50_ms": statistics.median(result.percentile_ms(50) for result in results),
-            "p95_ms": statistics.median(result.percentile_ms(95) for result in results),
-            "p99_ms": statistics.median(result.percentile_ms(99) for result in results),
-            "errors": sum(result.errors for result in results),
-            "batch": statistics.median(batches[target]),
-            "cpu_ms": 1e3 * cpu[target] / max(1, calls),
-            "rates": [round(result.rate, 1) for result in results],
-        })  # fmt: skip
-    others = [row for row in rows if not row["target"].startswith("gateway")] or rows
+def full_batches(texts: Sequence[str], by_length: bool) -> list[Sequence[str]]:
+    """Batches as who has all texts at once cuts them, in an order where any second has all lengths."""
+    ordered = sorted(texts, key=len) if by_length else texts
+    batches = [ordered[at : at + _BATCH] for at in range(0, len(ordered), _BATCH)]
+    step = round(len(batches) * 0.618)
+    while math.gcd(step, len(batches)) > 1:
+        step += 1
+    return [batches[turn * step % len(batches)] for turn in range(len(batches))]
+
+
+def _against_others(rows: Sequence[dict[str, Any]]) -> None:
+    """Each target against the best that is not the gateway, and against batches cut by hand."""
+    by_hand = next((row["rate"] for row in rows if row["target"] == HAND), float("nan"))
+    others = [row for row in rows if not row["target"].startswith(("gateway", HAND))] or rows
     best = max(row["rate"] for row in others)
     least = min(row["p99_ms"] for row in others)
     for row in rows:
-        row["ratio"], row["p99_ratio"] = row["rate"] / best, row["p99_ms"] / least
+        row |= {
+            "ratio": row["rate"] / best,
+            "p99_ratio": row["p99_ms"] / least,
+            "of_hand": row["rate"] / by_hand,
+        }
         print(
             _ROW.format(
                 row["connections"], row["target"][-28:], f"{row['rate']:.0f}", f"{row['p50_ms']:.1f}",
-                f"{row['p95_ms']:.1f}", f"{row['p99_ms']:.1f}", row["errors"], f"{row['ratio']:.2f}",
-                f"{row['p99_ratio']:.2f}", f"{row['batch']:.1f}", f"{row['cpu_ms']:.2f}",
+                f"{row['p95_ms']:.1f}", f"{row['p99_ms']:.1f}", row["errors"], f"{row['cpu_us']:.0f}",
+                f"{row['ratio']:.2f}", f"{row['p99_ratio']:.2f}", f"{row['of_hand']:.2f}",
+                f"{row['batch']:.1f}", f"{row['busiest']:.2f}",
             ),
             flush=True,
         )  # fmt: skip
-    return rows
 
 
-async def _batches(stage: Stage, target: str) -> tuple[float, float]:
-    """Items and batches sent so far."""
-    if target not in stage.gateways:
-        return 0.0, 0.0
-    samples = await stage.gateways[target].metrics()
-    name = "infinity_gateway_batch_items"
-    return tuple(  # type: ignore[return-value]
-        sum(value for sample, value in samples.items() if sample.startswith(f"{name}_{part}"))
-        for part in ("sum", "count")
-    )
+async def _sent(stage: Stage, target: str) -> Sent:
+    items: Counter[str] = Counter()
+    batches = 0.0
+    for sample, value in (await stage.gateways[target].metrics()).items():
+        if found := re.match(r'infinity_gateway_batch_items_sum\{.*deployment="([^"]*)"', sample):
+            items[found[1]] += int(value)
+        elif sample.startswith("infinity_gateway_batch_items_count"):
+            batches += value
+    return Sent(items, batches)
 
 
 def main() -> int:
@@ -115,6 +135,7 @@ def main() -> int:
     parser.add_argument("--texts", choices=TEXTS, default="short")
     parser.add_argument("--connections", default="1,4,8,16,32,64,256")
     parser.add_argument("--targets", default="direct,nginx,haproxy,litellm,gateway")
+    parser.add_argument("--hand", action="store_true")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--warm-up", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -122,7 +143,7 @@ def main() -> int:
     options = parser.parse_args()
     rows = asyncio.run(measure(options))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        record.write(options.json, rows, options)
     return 0
 
 
