@@ -20,6 +20,8 @@ from gateway.core.service_time import ServiceTime, Shape
 _IN_FLIGHT_MAX = 64
 _BUSY_S = 10.0
 _LEARNING = 4
+_SAME_PASS = 0.25
+"""An answer that comes so much sooner after the last than its work takes was made together with it."""
 _TYPICAL = Shape(1, 8, 8 * 24)
 _CANARY = Shape(1, 1, 3)
 
@@ -156,7 +158,11 @@ class Deployment:
         if tells:
             # The server was done a latency ago, and before that with what was answered before.
             idle = permit.sent >= self._answered_at - service.latency_s
-            service.learn(permit.shape, idle, now - (permit.sent if idle else self._answered_at))
+            took_s = now - (permit.sent if idle else self._answered_at)
+            # A server mixes what waits there. Of two batches that it did in one pass the second took no time:
+            # learned, that would turn work into latency, and the longer lead have more of them wait there.
+            if idle or took_s > _SAME_PASS * permit.work_s:
+                service.learn(permit.shape, idle, took_s)
         self._answered_at = now
         self._free_at = now - service.latency_s + self._work_s
 

@@ -23,8 +23,8 @@ _WEIGHTS = {INTERACTIVE: 4.0, BULK: 1.0}
 _INTERACTIVE_ITEMS_MAX = 8  # a person waits for a question and a few texts; more is indexing
 
 _OLDEST_EVERY = 8
-"""Every so many turns are the oldest's. Whoever is served as company of others as fast as his share allows is
-never behind, and what he has that suits nobody's company would wait for ever."""
+"""Every so many turns of a class are its oldest's. Whoever is served as company of others as fast as his
+share allows is never behind, and what he has that suits nobody's company would wait for ever."""
 
 
 def call_class(items: int) -> str:
@@ -52,16 +52,29 @@ class _Flow:
 
 
 class _Class:
-    __slots__ = ("flows", "heap", "now", "time", "weight")
+    __slots__ = ("arrivals", "flows", "gone", "heap", "now", "time", "turn", "weight")
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
         self.time = 0.0
         self.now = 0.0
         """The virtual time of the flow served last."""
+        self.turn = 0
+        self.arrivals: deque[Ticket] = deque()
+        """All that waits, the oldest first, and some that does not any more."""
+        self.gone = 0
+        """How many of them may have ended since they were looked through."""
         self.flows: dict[str, _Flow] = {}
         # (virtual time, a number to keep the order, flow), once a flow; what is stale is put right on top.
         self.heap: list[tuple[float, int, _Flow]] = []
+
+    def head(self, flow: _Flow) -> "Ticket | None":
+        """The ticket that is next, if `flow` is: its first, or out of turn the oldest."""
+        if self.turn % _OLDEST_EVERY != _OLDEST_EVERY - 1:
+            return flow.head()
+        while not self.arrivals[0].queued:
+            self.arrivals.popleft()
+        return self.arrivals[0]
 
     def first(self, order: "count[int]") -> _Flow | None:
         """The flow that is furthest behind; those with nothing waiting are forgotten."""
@@ -83,11 +96,6 @@ class Turns:
 
     def __init__(self) -> None:
         self._classes = {name: _Class(weight) for name, weight in _WEIGHTS.items()}
-        self._arrivals: deque[Ticket] = deque()
-        """All that waits, the oldest first, and some that does not any more."""
-        self._gone = 0
-        """How many of them may have ended since they were looked through."""
-        self._turn = 0
         self._now = 0.0
         self._order = count()
 
@@ -103,21 +111,17 @@ class Turns:
         elif flow.head() is None:
             flow.time = max(flow.time, in_class.now)
         flow.tickets.append(ticket)
-        self._arrivals.append(ticket)
+        in_class.arrivals.append(ticket)
 
     def head(self) -> "Ticket | None":
         """The ticket that is next; None when nothing waits."""
-        if self._turn % _OLDEST_EVERY == _OLDEST_EVERY - 1:
-            arrivals = self._arrivals
-            while arrivals and not arrivals[0].queued:
-                arrivals.popleft()
-            return arrivals[0] if arrivals else None
         waiting = [
-            (in_class.time, flow)
-            for in_class in self._classes.values()
-            if (flow := in_class.first(self._order))
+            (in_class, flow) for in_class in self._classes.values() if (flow := in_class.first(self._order))
         ]
-        return min(waiting, key=_time)[1].head() if waiting else None
+        if not waiting:
+            return None
+        in_class, flow = min(waiting, key=_time)
+        return in_class.head(flow)
 
     def company(self, head: "Ticket") -> "Iterator[Ticket]":
         """Who has the first places beside `head`'s item: its other items, and unless its caller is the only
@@ -139,32 +143,32 @@ class Turns:
 
     def forget(self, ticket: "Ticket") -> None:
         """`ticket` has ended. What has ended is swept out before it is most of what is held."""
-        flow = self._classes[ticket.call_class].flows.get(ticket.caller)
-        if flow:
+        in_class = self._classes[ticket.call_class]
+        if flow := in_class.flows.get(ticket.caller):
             flow.gone += 1
             if 2 * flow.gone > len(flow.tickets) + 32:
                 flow.tickets = deque(each for each in flow.tickets if each.queued)
                 flow.gone = 0
-        self._gone += 1
-        if 2 * self._gone > len(self._arrivals) + 32:
-            self._arrivals = deque(each for each in self._arrivals if each.queued)
-            self._gone = 0
+        in_class.gone += 1
+        if 2 * in_class.gone > len(in_class.arrivals) + 32:
+            in_class.arrivals = deque(each for each in in_class.arrivals if each.queued)
+            in_class.gone = 0
 
     def clear(self) -> None:
         """Nothing waits: hold on to nothing, and start from nothing."""
         for in_class in self._classes.values():
             in_class.flows.clear()
             in_class.heap.clear()
-        self._arrivals.clear()
-        self._gone = 0
+            in_class.arrivals.clear()
+            in_class.gone = 0
 
     def begin(self, head: "Ticket") -> None:
         """`head` has its turn: this is the present, which nobody who comes new is behind."""
-        self._turn += 1
-        if self._turn % _OLDEST_EVERY == 0:
-            return  # It was the oldest's, out of turn, and may be ahead of everybody.
         in_class = self._classes[head.call_class]
         self._now = max(self._now, in_class.time)
+        in_class.turn += 1
+        if in_class.turn % _OLDEST_EVERY == 0:
+            return  # It was the oldest's, out of turn, and may be ahead of all others in its class.
         if flow := in_class.flows.get(head.caller):
             in_class.now = max(in_class.now, flow.time)
 
@@ -184,5 +188,5 @@ class Turns:
             flow.time = max(flow.time, min(flow.time + tokens, in_class.now + in_all))
 
 
-def _time(waiting: tuple[float, _Flow]) -> float:
-    return waiting[0]
+def _time(waiting: tuple[_Class, _Flow]) -> float:
+    return waiting[0].time

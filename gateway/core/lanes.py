@@ -8,11 +8,11 @@ the entry whose turn it is (core/fairness.py), from the run of lengths that the 
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from gateway.core.fairness import CLASSES, Turns, call_class
+from gateway.core.fairness import BULK, CLASSES, INTERACTIVE, Turns, call_class
 from gateway.core.packing import CLASS_OF, LONGEST, TOKENS_MAX, cut, tokens_of
 from gateway.core.service_time import Shape
 from gateway.errors import BadRequest, GatewayError
@@ -23,6 +23,9 @@ Value = bytes | float
 
 _WINDOW = 256
 """How much of what waits in a class of calls is looked through for company of one of them."""
+
+_PERSONS_S = 1.0
+"""For so long after an interactive call another one is expected."""
 
 
 class BatchKey(NamedTuple):
@@ -302,16 +305,23 @@ class Lane:
         """One that waits, the oldest of its length; there must be one."""
         return next(entry for waiting in self._waiting.values() for entry in waiting if entry.waits)
 
-    def take(self, head: Entry, most: int, ratio: float, company: Iterable[Entry] = ()) -> list[Entry]:
+    def take(
+        self, head: Entry, most: int, ratio: float, company: Iterable[Entry] = (), *, only: bool = False
+    ) -> list[Entry]:
         """`head` and its company: the cheapest run of lengths around it, at most `most` in all, and of that
-        run those in `company` first."""
+        run those in `company` first. `only`: the run of those in `company`, and of what else waits and is no
+        longer as much as makes the batch cost twice."""
         self._leave(head)
         taken = [head]
         if most == 1 or not self.live:
             return taken
         own = CLASS_OF[head.tokens]
-        indices = sorted({own, *self._counts})
-        counts = [self._counts.get(index, 0) + (index == own) for index in indices]
+        waiting: Mapping[int, int] = self._counts
+        if only:
+            company = dict.fromkeys(entry for entry in company if entry.waits and entry.lane is self)
+            waiting = Counter(CLASS_OF[entry.tokens] for entry in company)
+        indices = sorted({own, *waiting})
+        counts = [waiting.get(index, 0) + (index == own) for index in indices]
         first, last = cut(counts, [LONGEST[index] for index in indices], indices.index(own), most, ratio)
         run = indices[first : last + 1][::-1]
         for entry in company:
@@ -320,6 +330,9 @@ class Lane:
             if entry.waits and entry.lane is self and run[-1] <= CLASS_OF[entry.tokens] <= run[0]:
                 self._leave(entry)
                 taken.append(entry)
+        if only:
+            most = min(most, 2 * len(taken) + int(ratio / LONGEST[run[0]]))
+            run = sorted((index for index in self._counts if index <= run[0]), reverse=True)
         # A run of several batches is divided from the longest down; `head` stands first in its class.
         skip = sum(self._counts.get(index, 0) for index in run if index > own) // most * most
         for index in run:
@@ -390,6 +403,8 @@ class Lanes:
         self._lanes: dict[BatchKey, Lane] = {}
         self._param_sets: Counter[bytes] = Counter()
         self._turns = Turns()
+        self._person_at = -math.inf
+        """When the last interactive call came."""
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -401,6 +416,14 @@ class Lanes:
     def items(self) -> int:
         """Items that wait."""
         return sum(self.queued.values())
+
+    def full(self, now: float) -> bool:
+        """Whether there is enough for a full batch that may stand in a server's queue. Where persons ask as
+        well, bulk may not: what stands there cannot be overtaken."""
+        waiting = self.waiting
+        if now < self._person_at + _PERSONS_S:
+            waiting = min(waiting, self.queued[INTERACTIVE])
+        return waiting >= self.items_max
 
     def add(self, ticket: Ticket) -> int:
         """Queue the items of `ticket`, each for which nobody has asked yet; the number of the others.
@@ -428,6 +451,8 @@ class Lanes:
         if ticket.queued:
             self.queued[ticket.call_class] += ticket.queued
             self._turns.add(ticket)
+            if ticket.call_class == INTERACTIVE:
+                self._person_at = ticket.arrived
         return shared
 
     def again(self, entry: Entry, claims: list[tuple[Ticket, int]]) -> None:
@@ -465,7 +490,9 @@ class Lanes:
             # Company from the head's class first: what else is of its length may be a flood, and older.
             tickets = islice(self._turns.company(ticket), _WINDOW)
             company = (entry for each in tickets for entry in each.waiting())
-            entries = lane.take(head, most, ratio, islice(company, _WINDOW))
+            # A flood keeps no person apart from others by its cut, and at most doubles what they wait for.
+            only = ticket.call_class == INTERACTIVE and self.queued[BULK] > 0
+            entries = lane.take(head, most, ratio, islice(company, _WINDOW), only=only)
         self._leave(entries, ticket, now)
         if lane.key.task is Task.RERANK:
             self._add_queries(entries, most, now)

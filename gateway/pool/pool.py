@@ -274,7 +274,7 @@ class Pool:
         lanes = self._lanes
         while lanes.waiting:
             rooms = self._balancer.rooms(now, full=False)
-            full = not rooms and lanes.waiting >= lanes.items_max
+            full = not rooms and lanes.full(now)
             if full:
                 rooms = self._balancer.rooms(now, full=True)
             if not rooms or not self._dispatch_to(rooms, now, full):
@@ -292,7 +292,7 @@ class Pool:
         lanes = self._lanes
         speeds = self._balancer.speeds(rooms)
         sent = False
-        while rooms and lanes.waiting >= (lanes.items_max if full else 1):
+        while rooms and (lanes.full(now) if full else lanes.waiting):
             waiting = lanes.waiting
             # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
             items = min(-(-waiting // len(rooms)), lanes.items_max)
