@@ -220,7 +220,10 @@ class Balancer:
 
     @property
     def any_up(self) -> bool:
-        return any(d.health.is_up for d in self._deployments.values())
+        for deployment in self._deployments.values():  # noqa: SIM110 - asked for each call, and twice as fast
+            if deployment.health.is_up:
+                return True
+        return False
 
     def up_besides(self, avoid: Collection[str]) -> bool:
         """Whether a deployment outside `avoid` is up, with room or not."""
@@ -232,6 +235,8 @@ class Balancer:
 
     def speeds(self, rooms: Collection[Deployment]) -> dict[Deployment, float]:
         """What each of `rooms` does a second, in typical batches; new ones count as the slowest known."""
+        if len(rooms) == 1:
+            return dict.fromkeys(rooms, 1.0)
         known = {d: d.weight / max(1e-6, d.service.work_s(_TYPICAL)) for d in rooms if not d.is_new}
         least = min((speed / d.weight for d, speed in known.items()), default=1.0)
         return {d: known.get(d, d.weight * least) for d in rooms}
@@ -251,6 +256,8 @@ class Balancer:
         Ties are broken at random: in a fixed order the first deployment would get every batch of a
         lightly loaded pool.
         """
+        if len(self._deployments) == 1:
+            return next(iter(rooms))
         finish = [(d.answer_s(shape, now, d.weight), d) for d in rooms]
         least = min(time for time, _ in finish)
         soonest = min(d.answer_s(shape, now) for d in rooms)

@@ -224,7 +224,7 @@ class Pool:
             self._admission.release(len(items), ticket.size)
             raise
         self._tickets.add(ticket)
-        ticket.due = self._deadlines.add(ticket, deadline)
+        ticket.due = self._deadlines.add(ticket, deadline, ticket.arrived)
         ticket.answered = answered
         ticket.on_end = self._on_end
         self._schedule()
@@ -414,8 +414,8 @@ class Pool:
                 found = answer.result()
                 tells = True
                 member.state.health.on_answer(now)
+                self._split(batch, found, now - started)  # first of all, since callers wait
                 self._report(batch, member, None, now - started)
-                self._split(batch, found, now - started)
         except asyncio.CancelledError:
             pass  # This pool is closing, and ends its tickets itself.
         except Exception as bug:  # Whatever it is, nobody may stay waiting.
@@ -570,7 +570,7 @@ class _Asked(Ticket):
     __slots__ = ("answered", "due", "size")
 
     answered: Callable[[Ticket], None]
-    due: int
+    due: float
     size: int
 
 

@@ -245,7 +245,7 @@ class _Connection(asyncio.Protocol):
         self._loop = loop
         self._parser = HttpResponseParser(self)
         self._exchange: _Exchange | None = None
-        self._due = 0
+        self._due = 0.0
         self._lost = False
 
     def begin(self, exchange: _Exchange) -> None:
@@ -259,7 +259,7 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._complete = False
         self._reusable = False
-        self._due = self._client.deadlines.add(self, exchange.deadline)
+        self._due = self._client.deadlines.add(self, exchange.deadline, self._loop.time())
         head, body = exchange.target.head, exchange.body
         if self._lost:
             self._give_up(None)

@@ -154,17 +154,6 @@ def test_several_requests_cost_what_requests_cost() -> None:
     assert worst(model, server, [s._replace(requests=r) for s in SHAPES for r in (1, 3, 6)]) < 0.25
 
 
-def test_the_mean_error_is_known() -> None:
-    """It decides how early the next batch is sent."""
-    exact, noisy = ServiceTime(), ServiceTime()
-    server = SERVERS["small on a CPU"]
-    teach(exact, server, [FULL] * 100, random.Random(7), idle=lambda _: False)
-    teach(noisy, server, [FULL] * 300, random.Random(7), noise=0.3, idle=lambda _: False)
-
-    assert exact.deviation_s < 0.01 * server.work_s(FULL)
-    assert 0.1 * server.work_s(FULL) < noisy.deviation_s < 0.5 * server.work_s(FULL)
-
-
 def test_a_server_that_answered_in_no_time_is_not_believed_to_for_ever() -> None:
     """As one that answers out of a cache of its own at first, or two answers that are read in one turn."""
     model, server = ServiceTime(), SERVERS["small on a CPU"]
@@ -199,7 +188,6 @@ def test_whatever_is_answered_no_time_is_negative(
         model.learn(Shape(requests, items, items * longest), idle, took_s)
 
         assert all(0 <= value < 1e4 for value in model.parameters.values())
-        assert 0 <= model.deviation_s < 1e4
         assert 16 <= model.ratio <= 8192
     assert model.answers == len(answers)
 

@@ -58,6 +58,9 @@ KEYS = [
 FAILS = sorted(set(Failure) - {Failure.REJECTED})
 ERRORS = {"NoDeployment", "ServerFailed", "BadAnswer", "Overloaded", "DeadlineExceeded"}
 
+LATE_S = 0.1 + 1e-6
+"""How late the end of a deadline may be seen that is a second away or more."""
+
 quarters = st.integers(0, 40).map(lambda quarter: quarter / 4)
 
 
@@ -178,7 +181,7 @@ class Run:
                 self.change(pool, change)
             await asyncio.gather(*served)
             self.in_time = [
-                ended <= caller.arrives + min(caller.within_s, caller.leaves_after_s or math.inf) + 1e-6
+                ended <= caller.arrives + min(caller.within_s, caller.leaves_after_s or math.inf) + LATE_S
                 for ended, caller in zip(self.ended_at, self.plan.callers, strict=True)
             ]
             await self.recover(pool)
