@@ -236,15 +236,13 @@ class Serving:
     """
 
     __slots__ = (
-        "_asked", "_call", "_deadline", "_done", "_failed", "_gateway", "_left", "_meant", "_names", "_pool",
-        "_ticket",
+        "_call", "_deadline", "_done", "_failed", "_gateway", "_meant", "_names", "_pool", "_ticket",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway, call: Call, done: Callable[[Result | Exception], None]) -> None:
         self._gateway = gateway
         self._call = call
-        self._done = done
-        self._left = False
+        self._done: Callable[[Result | Exception], None] | None = done
         self._failed: GatewayError | None = None
         self._ticket: Ticket | None = None
         self._pool: Pool
@@ -258,14 +256,17 @@ class Serving:
 
     def leave(self) -> None:
         """Nobody wants the answer any more, and `done` is not called."""
-        self._left = True
-        if self._ticket:
-            self._ticket.leave()
+        self._done = None
+        ticket, self._ticket = self._ticket, None
+        if ticket:
+            ticket.leave()
 
     def _end(self, outcome: Result | Exception) -> None:
-        if not self._left:
-            self._left = True
-            self._done(outcome)
+        # Who is done holds on to nothing: calls that hold each other would have to be found by the collector.
+        done, self._done = self._done, None
+        self._ticket = None
+        if done:
+            done(outcome)
 
     def _ask(self) -> None:
         """Queue the call in the next pool that takes it. Raises the first error of all when none does."""

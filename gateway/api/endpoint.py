@@ -261,7 +261,7 @@ class Serving:
         return self._endpoint.failed(self._request_id, error)
 
     def _end(self, answer: Answer) -> None:
-        done, self._done = self._done, None
+        done, self._done, self._call = self._done, None, None
         if done:
             done(answer)
 

@@ -260,6 +260,7 @@ class _Call:
         protocol, transport = self._protocol, self._protocol.transport
         self.response_complete = True
         self._body = b""
+        self._serving = None
         protocol.tasks.discard(self)
         if not transport.is_closing():
             closes = protocol.drain.draining or not self.keep_alive

@@ -32,6 +32,11 @@ _log = logging.getLogger("gateway")
 _GC_THRESHOLD = 20_000
 """New containers between two collections. A call makes some, and frees them itself when it ends."""
 
+_ACCEPTS_A_TURN = 16
+"""libuv accepts one connection from a listener in a turn of the loop, and under load a turn lasts for many
+milliseconds: a thousand callers who come at once would wait for seconds. So it gets more listeners, all of
+one socket."""
+
 _KEEP_ALIVE_S = (
     75  # longer than nginx keeps a connection (60), so that it is never we who close it under a call
 )
@@ -124,7 +129,7 @@ async def serve(
     if watching:
         watching.add_done_callback(lambda _: server.end())
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[listener, *(listener.dup() for _ in range(_ACCEPTS_A_TURN - 1))])
         if watching and watching.done():
             raise watching.result()
         if not server.started:

@@ -511,6 +511,7 @@ class Lanes:
                     entry.done()
             if not self.waiting:
                 self._turns.clear()
+        ticket.entries = []  # They hold it, and it would hold them until the garbage is collected.
 
     def clear(self) -> None:
         """Hold on to nothing: every ticket has ended."""

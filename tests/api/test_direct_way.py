@@ -1,6 +1,7 @@
 """What only real connections show: callers who hang up or never read, idleness, and the process's end."""
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from gateway import service
 from gateway.api import server
+from gateway.api.endpoint import Serving
 from gateway.api.protocol import Protocol
+from gateway.core.lanes import Ticket
 from gateway.core.settings import BatchingSettings
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, pool, pools_of
@@ -355,3 +359,32 @@ async def test_a_call_behind_another_is_answered_before_the_end(tmp_path: Path) 
 
     assert statuses(answer)[0] == 200
     assert code == 0
+
+
+async def test_many_connections_are_accepted_in_a_turn(gateway: GatewayInProcess) -> None:
+    """Or callers who come at once to a busy gateway would wait for a turn each."""
+    made = len(connections)
+    callers = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(128)]
+    for _ in range(16):
+        await asyncio.sleep(0)
+    accepted = len(connections) - made
+    for caller in callers:
+        caller.close()
+
+    assert accepted == 128
+
+
+async def test_a_call_that_has_ended_is_garbage_at_once(gateway: GatewayInProcess, caller: Caller) -> None:
+    """Calls that hold each other would have to be found by the collector, which stops everything."""
+    for i in range(3):
+        await caller.embed(f"warm {i}")
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(5):
+            await caller.embed(f"counted {i}")
+        held = [each for each in gc.get_objects() if isinstance(each, Ticket | Serving | service.Serving)]
+    finally:
+        gc.enable()
+
+    assert len(held) <= 1  # of the latest call

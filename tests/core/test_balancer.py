@@ -441,3 +441,14 @@ def test_the_repr_of_a_deployment_says_what_it_holds() -> None:
     Permit(only, items(3), now=0)
 
     assert repr(only) == "<Deployment a up, 1 batches, 3 items>"
+
+
+def test_of_two_batches_done_in_one_pass_only_the_first_tells_of_the_servers_speed() -> None:
+    """The second seems to take no time, which would be believed."""
+    only = deployment(item_s=0.01, latency_s=0.005)
+    first, second = (Permit(only, FULL, 100.0) for _ in range(2))
+    answers = only.service.answers
+    first.finish(100.0 + first.expected_s, tells=True)
+    second.finish(100.0 + first.expected_s + 1e-4, tells=True)
+
+    assert only.service.answers == answers + 1

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.fairness import BULK, INTERACTIVE
 from gateway.core.lanes import Lanes, Ticket
+from gateway.core.packing import CLASS_OF, LONGEST
 from gateway.errors import ServerFailed
 from gateway.messages import Task
 from tests.core.lanes import EMBED, content, give_up, image, rerank, take, taken, texts, ticket, whole
@@ -501,3 +502,47 @@ def test_all_of_a_callers_calls_go_before_those_of_one_who_floods() -> None:
     first, second = content(take(lanes)), content(take(lanes))
 
     assert set(whole(*calls)) < set(first) or set(whole(*calls)) < set(second)
+
+
+def test_a_flood_does_not_keep_two_questions_of_unlike_length_apart() -> None:
+    """Its many lengths would have each of them in a batch of its own."""
+    lanes = Lanes()
+    for tokens in range(5, 60):
+        ticket(lanes, 40, tokens=tokens)
+    take(lanes)
+    short, long = ticket(lanes, 1, tokens=5), ticket(lanes, 1, tokens=50)
+
+    while short.queued:
+        batch = content(take(lanes))
+
+    assert set(whole(short, long)) <= set(batch)
+
+
+@pytest.mark.parametrize("ratio", [20.0, 400.0])
+def test_bulk_fills_the_batch_of_a_person_until_it_costs_twice(ratio: float) -> None:
+    """Counted as the cut does it: in padded tokens, with `ratio` for the batch itself."""
+    lanes = Lanes(items_max=100)
+    ticket(lanes, 500, tokens=20)
+    take(lanes, ratio=ratio)
+    call = ticket(lanes, 3, tokens=20)
+
+    while call.queued:
+        batch = taken(lanes, 100, ratio=ratio)
+
+    longest = LONGEST[CLASS_OF[20]]
+    assert len(batch) == 6 + int(ratio / longest)
+
+
+def test_bulk_stands_in_a_server_only_where_no_person_asks() -> None:
+    """What stands there cannot be overtaken."""
+    lanes = Lanes()
+    ticket(lanes, 100, arrived=0.0)
+    assert lanes.full(0.0)
+
+    ticket(lanes, 1, arrived=5.0)
+    assert not lanes.full(5.9)
+    assert lanes.full(6.1)
+
+    for _ in range(31):
+        ticket(lanes, 1, arrived=7.0)
+    assert lanes.full(7.5)
