@@ -106,8 +106,8 @@ async def test_who_is_in_a_hurry_is_told_when_time_is_up() -> None:
                 asked = loop.time()
                 reply = await caller.post(path, body, **{header: "0.15"})
 
-                # The call's time and that of its batch run out together.
-                said = r"no answer within 0\.1[345]|the server did not answer in time"
+                # The call's time and that of its batch run out together, or a hundredth of a second later.
+                said = r"no answer within 0\.1[3-7]|the server did not answer in time"
                 assert re.match(said, reply.error(504))
                 assert 0.15 <= loop.time() - asked < 5
                 assert reply.body["error"]["type"] == "timeout_error"
