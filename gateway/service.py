@@ -269,7 +269,7 @@ class Serving:
             done(outcome)
 
     def _ask(self) -> None:
-        """Queue the call in the next pool that takes it. Raises the first error of all when none does."""
+        """Queue the call in the next pool that takes it; when none does, it ends with the first error."""
         gateway, call = self._gateway, self._call
         for name in self._names:
             pool = gateway.pools.get(name)
@@ -283,22 +283,21 @@ class Serving:
                 self._ticket = pool.ask(key, items, self._deadline, call.caller, self._answered)
                 return
             except GatewayError as error:
-                self._may_fall_back(error)
+                if _lasts(error):
+                    self._end(error)
+                    return
+                self._failed = self._failed or error
         assert self._failed is not None
-        raise self._failed
-
-    def _may_fall_back(self, error: GatewayError) -> None:
-        """Remember the first error. Raises one that no other pool would mend."""
-        lasting = not isinstance(error, TemporaryError | UpstreamError)
-        if lasting or isinstance(error, DeadlineExceeded | Draining):
-            raise error
-        self._failed = self._failed or error
+        self._end(self._failed)
 
     def _answered(self, ticket: Ticket) -> None:
         try:
-            if ticket.error:
-                self._may_fall_back(ticket.error)
-                self._ask()
+            if error := ticket.error:
+                if _lasts(error):
+                    self._end(error)
+                else:
+                    self._failed = self._failed or error
+                    self._ask()
                 return
             pool = self._pool.settings.name
             self._gateway.observe(
@@ -309,9 +308,15 @@ class Serving:
             named = self._call.model
             model = named if named is not None and named != UNNAMED and pool == self._meant else pool
             outcome: Result | Exception = _result(self._call, ticket, model)
-        except Exception as error:
-            outcome = error
+        except Exception as bad:
+            outcome = bad
         self._end(outcome)
+
+
+def _lasts(error: GatewayError) -> bool:
+    """Whether another pool would not mend it, or there is no time left for one."""
+    mends = isinstance(error, TemporaryError | UpstreamError)
+    return not mends or isinstance(error, DeadlineExceeded | Draining)
 
 
 def _capability(call: Call) -> str:

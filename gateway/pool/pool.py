@@ -372,10 +372,15 @@ class Pool:
         self._dispatch()
 
     def _start(self, flight: "_Flight", batch: Batch) -> None:
-        """Send one request."""
+        """Send one request, unless what was decided since has ended all who wait for it."""
         member = flight.member
         assert member.facts is not None
         now = self._loop.time()
+        batch.drop_ended()
+        if not batch.entries:
+            flight.land(now, tells=False)
+            self._schedule()
+            return
         self._budget.on_batch(now)
         timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - now))
         key = batch.entries[0].lane.key

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from tests.fakes.time import fake_time
+from tests.fakes.time import fake_time, idle
 from tests.fakes.upstream import RecordingUpstream
-from tests.pool.pools import ask, now, outcome, running, texts
+from tests.pool.pools import ask, assert_at_rest, now, outcome, running, texts
 
 LASTS_S = 600.0
 
@@ -75,3 +75,19 @@ async def test_an_idle_server_is_asked_whatever_it_is_thought_to_be() -> None:
         upstream.latency_s = 0.1
 
         assert await outcome(ask(pool, "x", within_s=1)) == "answered"
+
+
+@fake_time
+async def test_of_a_call_that_is_refused_in_part_nothing_is_sent() -> None:
+    """Two parts of it had their servers already when the third turned out to come too late."""
+    upstream = RecordingUpstream(latency_of=lambda _, request: 0.1 * len(request.items), serial=True)
+
+    async with running(upstream, "ab") as pool:
+        for number in range(60):
+            await ask(pool, texts(9 + number * 7 % 24, f"{number} "))
+
+        assert await outcome(ask(pool, texts(96, "refused "), within_s=4)) == "DeadlineExceeded"
+        await idle()
+        assert_at_rest(pool)
+        assert await outcome(ask(pool, texts(64, "next "), within_s=4)) == "answered"
+    assert not any(item.startswith("refused") for batch in upstream.batches for item in batch.items)
