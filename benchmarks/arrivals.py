@@ -108,21 +108,14 @@ def _print(row: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--model", choices=("tiny", "minilm"), default="tiny")
     parser.add_argument("--texts", choices=TEXTS, default="short")
     parser.add_argument("--targets", default="direct,haproxy,gateway")
     parser.add_argument("--shares", default="30,60,90,120")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = asyncio.run(measure(options))
-    if options.json:
-        record.write(options.json, rows, options)
-    return 0
+    return record.run(parser, measure)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from benchmarks import record
 from benchmarks.load import closed_loop
-from benchmarks.scripted import Rows, Server, calls, gateway, parser, run, stand_ins
+from benchmarks.scripted import Rows, Server, calls, gateway, parser, stand_ins
 from benchmarks.stage import TEXTS
 
 _STEP_S = 0.5
@@ -75,7 +76,7 @@ def main() -> int:
     options.add_argument("--connections", type=int, default=128)
     options.add_argument("--phase", type=float, default=6, help="seconds of each phase")
     options.add_argument("--settle", type=float, default=2, help="seconds after which a phase counts")
-    return run(options, benchmark)
+    return record.run(options, benchmark)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from benchmarks import record
 from benchmarks.open_loop import open_loop
-from benchmarks.scripted import ITEMS_MAX, Rows, calls, gateway, measure, over, parser, run, stand_ins
+from benchmarks.scripted import ITEMS_MAX, Rows, calls, gateway, measure, over, parser, stand_ins
 from benchmarks.texts import short_questions
 
 _BULK_ITEMS = 2048
@@ -88,7 +89,7 @@ def main() -> int:
     options.add_argument("--rate", type=float, default=20, help="interactive calls a second")
     options.add_argument("--flood", type=int, default=6, help="connections with calls of 2,048 texts")
     options.add_argument("--seconds", type=float, default=15)
-    return run(options, benchmark)
+    return record.run(options, benchmark)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ metrics and deduplication on. LiteLLM in the same place beside it.
 """
 
 import argparse
-import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack
@@ -85,19 +84,12 @@ def _print(row: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--targets", default="direct,gateway,litellm")
     parser.add_argument("--connections", default="1,64,1000")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = asyncio.run(measure(options))
-    if options.json:
-        record.write(options.json, rows, options)
-    return 0
+    return record.run(parser, measure)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from benchmarks import record
 from benchmarks.scripted import (
     GATEWAY_CORE,
     Measured,
@@ -23,7 +24,6 @@ from benchmarks.scripted import (
     gateway,
     measure,
     parser,
-    run,
     stand_ins,
 )
 from benchmarks.stage import TEXTS, Stage, pin
@@ -91,7 +91,7 @@ def main() -> int:
     options.add_argument("--connections", type=int, default=128)
     options.add_argument("--seconds", type=float, default=5)
     options.add_argument("--rounds", type=int, default=3)
-    return run(options, benchmark)
+    return record.run(options, benchmark)
 
 
 if __name__ == "__main__":

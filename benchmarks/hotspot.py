@@ -14,7 +14,8 @@ import asyncio
 import statistics
 import sys
 
-from benchmarks.scripted import Rows, by_hand, calls, gateway, measure, parser, run, stand_ins
+from benchmarks import record
+from benchmarks.scripted import Rows, by_hand, calls, gateway, measure, parser, stand_ins
 from benchmarks.stage import TEXTS
 
 _SERVERS = 4
@@ -74,7 +75,7 @@ def main() -> int:
     options.add_argument("--connections", type=int, default=128)
     options.add_argument("--seconds", type=float, default=5)
     options.add_argument("--rounds", type=int, default=3)
-    return run(options, benchmark)
+    return record.run(options, benchmark)
 
 
 if __name__ == "__main__":

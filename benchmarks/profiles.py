@@ -16,7 +16,8 @@ import random
 import sys
 from collections.abc import Sequence
 
-from benchmarks.scripted import Rows, Service, calls, gateway, measure, parser, run, stand_ins
+from benchmarks import record
+from benchmarks.scripted import Rows, Service, calls, gateway, measure, parser, stand_ins
 from benchmarks.texts import mixed_lengths
 
 _RANGES = ((2e-3, 20e-3), (1e-3, 10e-3), (0.1e-3, 1e-3), (1e-6, 40e-6))
@@ -89,7 +90,7 @@ def main() -> int:
     options.add_argument("--in-flight", default="1,2,4,8,16")
     options.add_argument("--items", default="32,16,8")
     options.add_argument("--seconds", type=float, default=2)
-    return run(options, benchmark)
+    return record.run(options, benchmark)
 
 
 if __name__ == "__main__":

