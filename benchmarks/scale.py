@@ -24,7 +24,7 @@ import math
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count, repeat
@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 from benchmarks import record
 from benchmarks.texts import mixed_lengths
 from gateway.core.balancer import Balancer, Deployment, Permit
+from gateway.core.dispatcher import Dispatcher
 from gateway.core.health import Health
 from gateway.core.lanes import Batch, BatchKey, Lanes, Ticket
 from gateway.core.packing import tokens_of
@@ -44,6 +45,7 @@ from gateway.core.service_time import Shape
 from gateway.core.settings import HealthSettings, RetrySettings
 from gateway.errors import DeadlineExceeded, ServerFailed
 from gateway.messages import Task
+from gateway.pool.others import ASK_EVERY_S
 
 _L, _O, _A, _B = 0.012, 0.020, 0.004, 0.0002
 """Seconds: latency, for each batch, for each text, for each padded token: a large model on a small GPU."""
@@ -59,8 +61,6 @@ _TURN_S = 0.001
 """One turn of a gateway's event loop: what happens in it is decided together."""
 _WARM_UP = 0.25
 """The share of the day that is not counted: its night, in which speeds are learned."""
-_LOOK_AGAIN_S = 0.05
-_TYPICAL_TOKENS = 24
 _EXPIRE_EVERY_S = 0.05
 _KEY = BatchKey(Task.EMBED)
 _HEALTH, _RETRY = HealthSettings(), RetrySettings()
@@ -111,13 +111,13 @@ class Server:
 
     def __init__(self, simulation: Simulation, speed: float, rng: random.Random, window: "Window") -> None:
         self.speed = speed
-        self.busy_s = 0.0
+        self.busy_s = self.served_s = 0.0
         self.batches = self.items = self.deaths = 0
         self._simulation = simulation
         self._rng = rng
         self._window = window
         self._is_up = True
-        self._held: dict[Request, None] = {}
+        self._held: dict[Request, float] = {}
         self._queue: list[tuple[int, Request]] = []
         self._passes: deque[list[tuple[int, Request]]] = deque()
         self._works = False
@@ -126,7 +126,7 @@ class Server:
         if not self._is_up:
             request.end(Failure.REFUSED)
             return
-        self._held[request] = None
+        self._held[request] = self._simulation.now
         self._queue += [(tokens, request) for tokens in request.tokens]
         if not self._works:
             self._work()
@@ -163,7 +163,7 @@ class Server:
         for _, request in batch:
             request.missing -= 1
             if not request.missing:
-                del self._held[request]
+                self.served_s += self._simulation.now - self._held.pop(request)
                 self._simulation.at(self._simulation.now + _L / 2, request.end, None)
         self._works = False
         if self._passes or self._queue:
@@ -211,18 +211,24 @@ class Gateway:
     items_max = _ITEMS_MAX
 
     def __init__(
-        self, simulation: Simulation, servers: Sequence[Server], balancer: Balancer, tally: Tally
+        self,
+        simulation: Simulation,
+        servers: Sequence[Server],
+        balancer: Balancer,
+        tally: Tally,
+        counts_at: float,
     ) -> None:
         self._simulation = simulation
         self._balancer = balancer
         self._tally = tally
         self._lanes = Lanes(items_max=self.items_max)
         self._budget = RetryBudget(_RETRY)
-        self._again: deque[Batch] = deque()
+        self._dispatcher = Dispatcher(self._lanes, balancer, _give_up)
         self._scheduled = False
         self._wakes_at = math.inf
         self._servers: dict[Deployment, Server] = {}
         self._looks_at: dict[Deployment, float] = {}
+        simulation.at(counts_at, self._ask_sums)
         for number, server in enumerate(servers):
             health = Health(_HEALTH, 0.0)
             health.on_probe_answer(0.0)
@@ -230,6 +236,14 @@ class Gateway:
             self._servers[deployment] = server
             self._balancer.add(deployment)
             self._look_later(deployment)
+
+    def _ask_sums(self) -> None:
+        """As gateway/pool/others.py does."""
+        now = self._simulation.now
+        for deployment, server in self._servers.items():
+            deployment.on_sum(server.served_s, now)
+        self._balancer.settle()
+        self._simulation.at(now + ASK_EVERY_S, self._ask_sums)
 
     def ask(self, ticket: Ticket) -> None:
         started = perf_counter()
@@ -254,59 +268,9 @@ class Gateway:
         self._tally.core_s += perf_counter() - started
 
     def _dispatch(self, now: float) -> None:
-        self._dispatch_again(now)
-        lanes = self._lanes
-        while lanes.waiting:
-            rooms = self._balancer.rooms(now, full=False)
-            full = not rooms and lanes.full(now)
-            if full:
-                rooms = self._balancer.rooms(now, full=True)
-            if not rooms or not self._dispatch_to(rooms, now, full):
-                self._wait_for_room(now, passed_over=bool(rooms))
-                return
-
-    def _dispatch_to(self, rooms: list[Deployment], now: float, full: bool) -> bool:
-        lanes = self._lanes
-        speeds = self._balancer.speeds(rooms)
-        sent = False
-        while rooms and (lanes.full(now) if full else lanes.waiting):
-            waiting = lanes.waiting
-            items = min(-(-waiting // len(rooms)), lanes.items_max)
-            typical = Shape(1, items, items * _TYPICAL_TOKENS)
-            rest = Shape(-(-waiting // lanes.items_max), waiting, waiting * _TYPICAL_TOKENS)
-            deployment = self._balancer.pick(rooms, typical, now, rest)
-            if deployment is None:
-                return sent
-            part = speeds[deployment] / sum(speeds.values())
-            share = waiting if full else max(1, math.ceil(waiting * part - 1e-9))
-            batch = lanes.take(share, deployment.service.ratio, now)
-            if batch is None:
-                return sent
-            sent = True
-            if deployment.batches:
-                for entry in batch.drop_hopeless(now + deployment.answer_s(batch.shape(), now)):
-                    entry.fail(DeadlineExceeded("too much to do"))
-                if not batch.entries:
-                    continue
-            rooms.remove(deployment)
-            del speeds[deployment]
-            self._send(batch, deployment, now)
-        return sent
-
-    def _dispatch_again(self, now: float) -> None:
-        for _ in range(len(self._again)):
-            batch = self._again.popleft()
-            batch.drop_ended()
-            if not batch.entries:
-                continue
-            rooms = [d for d in self._balancer.rooms(now, full=True) if d.name not in batch.avoid]
-            if deployment := self._balancer.pick(rooms, batch.shape(), now) if rooms else None:
-                self._send(batch, deployment, now)
-            else:
-                self._again.append(batch)
-
-    def _wait_for_room(self, now: float, *, passed_over: bool) -> None:
-        at = min(self._balancer.room_at(now), now + _LOOK_AGAIN_S if passed_over else math.inf)
+        for batch, permit in self._dispatcher.dispatch(now):
+            self._send(batch, permit)
+        at = self._dispatcher.wakes_at
         if at < self._wakes_at:
             self._wakes_at = at
             self._simulation.at(at, self._wake, at)
@@ -316,8 +280,8 @@ class Gateway:
             self._wakes_at = math.inf
             self._turn()
 
-    def _send(self, batch: Batch, deployment: Deployment, now: float) -> None:
-        permit = Permit(deployment, batch.shape(), now)
+    def _send(self, batch: Batch, permit: Permit) -> None:
+        now = permit.sent
         self._budget.on_batch(now)
         self._tally.batches += 1
         self._tally.items += len(batch)
@@ -326,7 +290,7 @@ class Gateway:
             self._answered(batch, permit, failure)
 
         request = Request([entry.tokens for entry in batch.entries], on_end)
-        self._simulation.at(now + _L / 2, self._servers[deployment].receive, request)
+        self._simulation.at(now + _L / 2, self._servers[permit.deployment].receive, request)
         self._simulation.at(batch.deadline, request.end, Failure.TIMEOUT)
 
     def _answered(self, batch: Batch, permit: Permit, failure: Failure | None) -> None:
@@ -354,10 +318,9 @@ class Gateway:
         batch.tries += 1
         batch.avoid = (*batch.avoid, deployment.name)
         if batch.entries and self._budget.allows(failure, batch.tries, now):
-            self._again.append(batch)
-            return
-        for entry in batch.entries:
-            entry.fail(ServerFailed(failure.value))
+            self._dispatcher.again(batch)
+        else:
+            _give_up(batch)
 
     def _look_later(self, deployment: Deployment) -> None:
         """As gateway/pool/member.py watches."""
@@ -399,18 +362,32 @@ class Gateway:
         self._schedule()
 
 
+def _give_up(batch: Batch) -> None:
+    for entry in batch.entries:
+        entry.fail(ServerFailed("given up"))
+
+
 class Proxy(Gateway):
     """As a reverse proxy works: each call leaves alone and at once, for a server that is up."""
 
     items_max = 1
 
     def _dispatch(self, now: float) -> None:
-        self._dispatch_again(now)
+        for failed in self._dispatcher.take_again():
+            failed.drop_ended()
+            if failed.entries:
+                up = [d for d in self._balancer.rooms(now, full=True) if d.name not in failed.avoid]
+                self._leave(failed, up, now)
         up = self._balancer.rooms(now, full=True)
         while up and (batch := self._lanes.take(1, 0.0, now)):
-            deployment = self._balancer.pick(up, batch.shape(), now)
-            assert deployment
-            self._send(batch, deployment, now)
+            self._leave(batch, up, now)
+
+    def _leave(self, batch: Batch, up: list[Deployment], now: float) -> None:
+        deployment = self._balancer.pick(up, batch.shape(), now) if up else None
+        if deployment is None:
+            _give_up(batch)
+        else:
+            self._send(batch, Permit(deployment, batch.shape(), now))
 
 
 class Blind(Balancer):
@@ -425,18 +402,18 @@ class Blind(Balancer):
             return [deployment for deployment in self if deployment.health.is_up]
         return super().rooms(now, full)
 
-    def speeds(self, rooms: Collection[Deployment]) -> dict[Deployment, float]:
+    def speeds(self, rooms: Sequence[Deployment]) -> dict[Deployment, float]:
         return dict.fromkeys(rooms, 1.0)
 
     def pick(
-        self, rooms: Collection[Deployment], _shape: Shape, _now: float, _rest: Shape | None = None
+        self, rooms: Sequence[Deployment], _shape: Shape, _now: float, _rest: Shape | None = None
     ) -> Deployment:
-        return self._rng.choice(list(rooms))
+        return self._rng.choice(rooms)
 
 
 class LeastRequests(Blind):
     def pick(
-        self, rooms: Collection[Deployment], _shape: Shape, _now: float, _rest: Shape | None = None
+        self, rooms: Sequence[Deployment], _shape: Shape, _now: float, _rest: Shape | None = None
     ) -> Deployment:
         least = min(deployment.items for deployment in rooms)
         return self._rng.choice([deployment for deployment in rooms if deployment.items == least])
@@ -452,7 +429,7 @@ class RoundRobin(Blind):
         self._order.insert(self._rng.randint(0, len(self._order)), deployment)
 
     def pick(
-        self, rooms: Collection[Deployment], _shape: Shape, _now: float, _rest: Shape | None = None
+        self, rooms: Sequence[Deployment], _shape: Shape, _now: float, _rest: Shape | None = None
     ) -> Deployment:
         order = self._order
         while order[0] not in rooms:
@@ -492,7 +469,13 @@ def simulate(policy: str, load: float, options: argparse.Namespace) -> dict[str,
             at += rngs["deaths"].expovariate(1 / _UP_S)
     driver, balancer = POLICIES[policy]
     gateways = [
-        driver(simulation, servers, balancer(random.Random(f"{options.seed} {at}")), tally)
+        driver(
+            simulation,
+            servers,
+            balancer(random.Random(f"{options.seed} {at}")),
+            tally,
+            ASK_EVERY_S * at / options.gateways,
+        )
         for at in range(1 if policy == "one" else options.gateways)
     ]
     texts = mixed_lengths(8192)

@@ -30,5 +30,4 @@ class Admission:
     def release(self, items: int, size: int) -> None:
         self.held_items -= items
         self.held_bytes -= size
-        assert self.held_items >= 0
-        assert self.held_bytes >= 0
+        assert self.held_items >= 0 <= self.held_bytes

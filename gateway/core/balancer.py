@@ -11,11 +11,12 @@ before the bytes leave already sees it.
 
 import math
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 
 from gateway.core.health import Health
 from gateway.core.service_time import ServiceTime, Shape
+from gateway.core.sharing import Sharing
 
 _IN_FLIGHT_MAX = 64
 _BUSY_S = 10.0
@@ -23,6 +24,11 @@ _LEARNING = 4
 _SAME_PASS = 0.25
 """An answer that comes so much sooner after the last than its work takes was made together with it."""
 _TYPICAL = Shape(1, 8, 8 * 24)
+_LOOKED_AT = 16
+"""Of more deployments than that, so many are drawn at random and compared."""
+_CONTESTED = 0.1
+_NEARLY = 1.5
+"""Where servers are shared, one is as good as another that would answer in so many times its time."""
 _CANARY = Shape(1, 1, 3)
 
 
@@ -37,8 +43,8 @@ class Deployment:
     """What the balancer knows of one server: its health, its speed and its work under way."""
 
     __slots__ = (
-        "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_work_s", "health",
-        "in_flight_max", "items", "name", "service", "weight",
+        "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_work_s",
+        "health", "in_flight_max", "items", "name", "rank", "service", "sharing", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -61,10 +67,20 @@ class Deployment:
         """When it came up; what was sent before is of a process that is gone."""
         self._busy = 0.0
         self._busy_at = 0.0
+        self.sharing = Sharing()
+        self.rank = 0.0
+        """Its place in the order in which this gateway goes where servers are shared."""
+        self._alone: Mapping[str, float] | None = None
+        """How fast it was when nobody else used it, if that is known."""
 
     @property
     def batches(self) -> int:
         return len(self._permits)
+
+    @property
+    def speed(self) -> float:
+        """Typical batches a second."""
+        return 1 / max(1e-6, self.service.work_s(_TYPICAL))
 
     @property
     def is_new(self) -> bool:
@@ -94,20 +110,24 @@ class Deployment:
 
     def has_room(self, now: float, full: bool) -> bool:
         """Whether it may take a batch; `full` when there is enough for a full one."""
-        count = len(self._permits)
-        if not self.health.is_up or count >= self.in_flight_max:
+        if not self.health.is_up:
             return False
-        if not count:
+        if not self._permits:
             return True
+        count = len(self._permits)
+        if count >= self.in_flight_max:
+            return False
         if self.is_new:
             return all(permit.sent < self._since for permit in self._permits)
+        if self.sharing.is_shared:
+            return False  # When it gets idle is not ours to know, and what waits there, waits for others.
         return (full and count < 2) or self.remaining_s(now) <= self.lead_s + 1e-9
 
     def room_at(self, now: float) -> float:
         """When it will have room again by itself; infinity if only an answer can tell."""
         if not self.health.is_up or not 0 < len(self._permits) < self.in_flight_max:
             return math.inf
-        if self.is_new:
+        if self.is_new or self.sharing.is_shared:
             return math.inf
         at = self._free_at - self.lead_s
         return at if at > now else math.inf
@@ -118,6 +138,8 @@ class Deployment:
         if self.is_new and not self._permits:
             return 0.0  # Or it would never be known, beside others that are.
         wait_s = self.remaining_s(now) + self.overdue_s(now)
+        if self.sharing.others:
+            wait_s += self.sharing.ahead * service.work_s(_TYPICAL)
         return (wait_s + service.work_s(shape)) / weight + service.latency_s
 
     def busy_ratio(self, now: float) -> float:
@@ -136,9 +158,21 @@ class Deployment:
         self._free_at = max(permit.sent, self._free_at) + permit.work_s
         return self._free_at + self.service.latency_s
 
+    def on_sum(self, spent_s: float, now: float) -> None:
+        """Requests, ours and those of others, have been with the server for `spent_s` in all."""
+        sharing, service = self.sharing, self.service
+        was_shared = sharing.is_shared
+        sharing.on_sum(spent_s, now)
+        if sharing.is_alone:
+            self._alone = service.parameters
+        elif sharing.is_shared and not was_shared:
+            # What was learned since it was ours alone is mixed with the work for others.
+            service.begin_anew(self._alone)
+
     def restart(self, now: float) -> None:
         """It came up: it may be another than it was."""
         self._since = now
+        self.sharing = Sharing()
         self.service.restart()
 
     def on_canary(self, sent: float, now: float) -> None:
@@ -155,7 +189,8 @@ class Deployment:
         self.items -= permit.shape.items
         # (Not by subtraction: what is added and subtracted a million times drifts.)
         self._work_s = sum(other.work_s for other in self._permits)
-        if tells:
+        self.sharing.on_answered(permit.shape.requests * (now - permit.sent))
+        if tells and not self.sharing.is_shared:  # or it would be the work for others that is learned
             # The server was done a latency ago, and before that with what was answered before.
             idle = permit.sent >= self._answered_at - service.latency_s
             took_s = now - (permit.sent if idle else self._answered_at)
@@ -204,6 +239,9 @@ class Balancer:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._deployments: dict[str, Deployment] = {}
+        self._all: list[Deployment] = []
+        self._contested = False
+        """Whether others use some of them."""
 
     def __iter__(self) -> Iterator[Deployment]:
         return iter(self._deployments.values())
@@ -214,9 +252,11 @@ class Balancer:
     def add(self, deployment: Deployment) -> None:
         assert deployment.name not in self._deployments
         self._deployments[deployment.name] = deployment
+        self._all.append(deployment)
+        deployment.rank = self._rng.random()
 
     def remove(self, name: str) -> None:
-        del self._deployments[name]
+        self._all.remove(self._deployments.pop(name))
 
     @property
     def any_up(self) -> bool:
@@ -231,24 +271,31 @@ class Balancer:
 
     def rooms(self, now: float, full: bool) -> list[Deployment]:
         """Those that could take a batch now, in no order."""
-        return [d for d in self._deployments.values() if d.has_room(now, full)]
+        return [d for d in self._all if d.has_room(now, full)]
 
-    def speeds(self, rooms: Collection[Deployment]) -> dict[Deployment, float]:
+    def settle(self) -> None:
+        """Others may use the same servers, and know as little of us as we of them. What is known of them has
+        changed: so that we meet less, each goes to servers in an order of its own.
+        """
+        self._contested = any(d.sharing.others > _CONTESTED for d in self._all if d.health.is_up)
+
+    def speeds(self, rooms: Sequence[Deployment]) -> dict[Deployment, float]:
         """What each of `rooms` does a second, in typical batches; new ones count as the slowest known."""
         if len(rooms) == 1:
             return dict.fromkeys(rooms, 1.0)
-        known = {d: d.weight / max(1e-6, d.service.work_s(_TYPICAL)) for d in rooms if not d.is_new}
-        least = min((speed / d.weight for d, speed in known.items()), default=1.0)
+        known = {d: d.weight * d.speed for d in rooms if not d.is_new}
+        least = min((d.speed for d in known), default=1.0)
         return {d: known.get(d, d.weight * least) for d in rooms}
 
     def room_at(self, now: float) -> float:
         """When the next one will have room by itself."""
-        return min((d.room_at(now) for d in self._deployments.values()), default=math.inf)
+        return min((d.room_at(now) for d in self._all if d.batches), default=math.inf)
 
     def pick(
-        self, rooms: Collection[Deployment], shape: Shape, now: float, rest: Shape | None = None
+        self, rooms: Sequence[Deployment], shape: Shape, now: float, rest: Shape | None = None
     ) -> Deployment | None:
-        """The one of `rooms` that would answer a batch of that shape first.
+        """The one of `rooms` that would answer a batch of that shape first; where others use them too, the
+        first in our own order that would answer nearly as soon.
 
         None when a deployment without room would be done with all that waits, `rest`, before that one
         answers: a slow server that stands idle is no help then.
@@ -257,17 +304,28 @@ class Balancer:
         lightly loaded pool.
         """
         if len(self._deployments) == 1:
-            return next(iter(rooms))
-        finish = [(d.answer_s(shape, now, d.weight), d) for d in rooms]
+            return rooms[0]
+        if self._contested:
+            looked_at: Sequence[Deployment] = sorted(rooms, key=_rank)[:_LOOKED_AT]
+        else:
+            looked_at = self._some(rooms)
+        finish = [(d.answer_s(shape, now, d.weight), d) for d in looked_at]
         least = min(time for time, _ in finish)
-        soonest = min(d.answer_s(shape, now) for d in rooms)
-        if rest and any(
-            d.answer_s(rest, now) < soonest
-            for d in self._deployments.values()
-            if d.health.is_up and d not in rooms and d.batches
-        ):
-            return None
+        if rest:
+            soonest = min(d.answer_s(shape, now) for d in looked_at)
+            for d in self._some(self._all):
+                if d.batches and d.health.is_up and d.answer_s(rest, now) < soonest and d not in rooms:
+                    return None
+        if self._contested:
+            return next(d for time, d in finish if time <= _NEARLY * least)
         best = [d for time, d in finish if time <= least]
         if len(best) == 1:
             return best[0]
         return self._rng.choices(best, [d.weight for d in best])[0]
+
+    def _some(self, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
+        return deployments if len(deployments) <= _LOOKED_AT else self._rng.sample(deployments, _LOOKED_AT)
+
+
+def _rank(deployment: Deployment) -> float:
+    return deployment.rank

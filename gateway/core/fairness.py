@@ -68,6 +68,15 @@ class _Class:
         # (virtual time, a number to keep the order, flow), once a flow; what is stale is put right on top.
         self.heap: list[tuple[float, int, _Flow]] = []
 
+    def clear(self) -> None:
+        """Nothing waits in it."""
+        if not self.flows and not self.arrivals:
+            return
+        self.flows.clear()
+        self.heap.clear()
+        self.arrivals.clear()
+        self.gone = 0
+
     def head(self, flow: _Flow) -> "Ticket | None":
         """The ticket that is next, if `flow` is: its first, or out of turn the oldest."""
         if self.turn % _OLDEST_EVERY != _OLDEST_EVERY - 1:
@@ -99,10 +108,13 @@ class Turns:
         self._now = 0.0
         self._order = count()
 
-    def add(self, ticket: "Ticket") -> None:
-        """`ticket` waits, behind what its caller has waiting in its class already."""
+    def add(self, ticket: "Ticket", *, first: bool) -> None:
+        """`ticket` waits, behind what its caller has waiting in its class already; `first`: nothing else
+        waits in its class.
+        """
         in_class = self._classes[ticket.call_class]
-        if in_class.first(self._order) is None:
+        if first:
+            in_class.clear()
             in_class.time = max(in_class.time, self._now)
         flow = in_class.flows.get(ticket.caller)
         if flow is None:
@@ -144,6 +156,8 @@ class Turns:
     def forget(self, ticket: "Ticket") -> None:
         """`ticket` has ended. What has ended is swept out before it is most of what is held."""
         in_class = self._classes[ticket.call_class]
+        if not in_class.arrivals:
+            return
         if flow := in_class.flows.get(ticket.caller):
             flow.gone += 1
             if 2 * flow.gone > len(flow.tickets) + 32:
@@ -157,10 +171,7 @@ class Turns:
     def clear(self) -> None:
         """Nothing waits: hold on to nothing, and start from nothing."""
         for in_class in self._classes.values():
-            in_class.flows.clear()
-            in_class.heap.clear()
-            in_class.arrivals.clear()
-            in_class.gone = 0
+            in_class.clear()
 
     def begin(self, head: "Ticket") -> None:
         """`head` has its turn: this is the present, which nobody who comes new is behind."""

@@ -22,7 +22,17 @@ class Health:
     """The state of one deployment. Every transition is in this class; `on_*` return whether there is news:
     another state, or another reason for not being up."""
 
-    __slots__ = ("_answered_at", "_failures", "_settings", "_since", "_suspect", "_up_since", "state", "why")
+    __slots__ = (
+        "_answered_at",
+        "_failures",
+        "_settings",
+        "_since",
+        "_suspect",
+        "_up_since",
+        "is_up",
+        "state",
+        "why",
+    )
 
     def __init__(self, settings: HealthSettings, now: float) -> None:
         self._settings = settings
@@ -31,11 +41,8 @@ class Health:
         self._up_since = self._answered_at = now
         self._since = now - settings.probe_interval_s  # a new deployment is probed at once
         self.state = State.STARTING
+        self.is_up = False
         self.why = "has not answered yet"
-
-    @property
-    def is_up(self) -> bool:
-        return self.state is State.UP
 
     def probe_at(self) -> float:
         """When to ask the deployment next, unless it answers of itself before."""
@@ -83,6 +90,7 @@ class Health:
     def _move_to(self, state: State, why: str) -> bool:
         moved = state is not self.state or (state is not State.UP and why != self.why)
         self.state = state
+        self.is_up = state is State.UP
         self.why = why
         return moved
 

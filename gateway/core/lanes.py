@@ -72,6 +72,8 @@ class Ticket:
         arrived: float,
         deadline: float = math.inf,
         caller: str = "",
+        *,
+        bulk: bool = False,
     ) -> None:
         assert items
         self.key = key
@@ -80,7 +82,7 @@ class Ticket:
         self.deadline = deadline
         self.caller = caller
         """Who asks; callers get equal parts."""
-        self.call_class = call_class(len(items))
+        self.call_class = BULK if bulk else call_class(len(items))
         self.answers: list[Value | None] = [None] * len(items)
         self.entries: list[Entry] = []
         """What was queued for it."""
@@ -185,6 +187,9 @@ class Entry:
     @property
     def deadline(self) -> float:
         """That of the most patient who wait for it."""
+        if len(self.claims) == 1:
+            ticket = self.claims[0][0]
+            return -math.inf if ticket.ended else ticket.deadline
         return max((t.deadline for t, _ in self.claims if not t.ended), default=-math.inf)
 
     def put(self, value: Value, tokens: int, upstream_s: float) -> None:
@@ -429,33 +434,40 @@ class Lanes:
             waiting = min(waiting, self.queued[INTERACTIVE])
         return waiting >= self.items_max
 
-    def add(self, ticket: Ticket) -> int:
-        """Queue the items of `ticket`, each for which nobody has asked yet; the number of the others.
+    def add(self, ticket: Ticket, start: int = 0, stop: int | None = None) -> int:
+        """Queue the items of `ticket`, or those from `start` to `stop`, each for which nobody has asked yet;
+        the number of the others.
 
         Raises BadRequest when too many different parameters wait already.
         """
         key = ticket.key
         lane = self._lanes.get(key) or self._open(key)
-        query_tokens = tokens_of(key.query, self._tokens_max) if key.query is not None else 0
-        shared = 0
-        for position, text in enumerate(ticket.items):
-            if ticket.answers[position] is not None:
+        tokens_max, answers, open_entries = self._tokens_max, ticket.answers, lane.open
+        query_tokens = tokens_of(key.query, tokens_max) if key.query is not None else 0
+        shared = queued = 0
+        for position, text in enumerate(ticket.items[start:stop], start):
+            if answers[position] is not None:
                 continue
-            entry = lane.open.get(text)
+            entry = open_entries.get(text)
             if entry:
                 entry.join(ticket, position)
                 shared += 1
+                queued += entry.waits
             else:
-                tokens = min(query_tokens + tokens_of(text, self._tokens_max), self._tokens_max)
-                entry = lane.open[text] = Entry(lane, text, tokens, ticket, position)
+                tokens = tokens_of(text, tokens_max)
+                if query_tokens:
+                    tokens = min(query_tokens + tokens, tokens_max)
+                entry = open_entries[text] = Entry(lane, text, tokens, ticket, position)
                 lane.add(entry)
                 self.waiting += 1
+                queued += 1
             ticket.entries.append(entry)
-            ticket.queued += entry.waits
-        if ticket.queued:
-            self.queued[ticket.call_class] += ticket.queued
-            self._turns.add(ticket)
-            if ticket.call_class == INTERACTIVE:
+        if queued:
+            ticket.queued += queued
+            call_class = ticket.call_class
+            self._turns.add(ticket, first=not self.queued[call_class])
+            self.queued[call_class] += queued
+            if call_class == INTERACTIVE:
                 self._person_at = ticket.arrived
         return shared
 
@@ -474,8 +486,8 @@ class Lanes:
         for ticket, _ in claims:
             if fresh.waits:
                 ticket.requeue(fresh)
+                self._turns.add(ticket, first=not self.queued[ticket.call_class])
                 self.queued[ticket.call_class] += 1
-                self._turns.add(ticket)
 
     def take(self, share: int, ratio: float, now: float) -> Batch | None:
         """The next batch, of at most `share` items; None when nothing waits, or nothing is ripe yet.

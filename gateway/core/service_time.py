@@ -12,6 +12,7 @@ along the direction that it speaks of (directional forgetting, Kulhavý 1987; Ca
 full batches of one size says much about T at that size and does not wash out what was known of o and a.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 _MEMORY = 0.97
@@ -25,6 +26,10 @@ _PRIOR = (0.006, 0.002, 0.0005, 0.00002)
 
 _PRIOR_WEIGHT = 0.5
 """What the prior is worth, in answers."""
+
+_W = _PRIOR_WEIGHT
+_KNOWN_OF_PRIOR = (_W, 0.0, 0.0, 0.0, _W, 0.0, 0.0, _W, 0.0, _W)
+"""The information matrix, on which the prior has a diagonal: its upper half, row by row."""
 
 _SURPRISE_MAX = 4.0
 """An answer counts as at most so many times what was expected: one hiccup is no new server. A server that has
@@ -62,9 +67,7 @@ class ServiceTime:
     def __init__(self) -> None:
         self.theta = [p * s for p, s in zip(_PRIOR, _SCALE, strict=True)]
         """The coefficients, each for its scaled feature."""
-        # The information matrix, on which the prior has a diagonal: its upper half, row by row.
-        w = _PRIOR_WEIGHT
-        self._known = (w, 0.0, 0.0, 0.0, w, 0.0, 0.0, w, 0.0, w)
+        self._known = _KNOWN_OF_PRIOR
         self.answers = 0
 
     @property
@@ -90,6 +93,18 @@ class ServiceTime:
     def restart(self) -> None:
         """The server was gone, and who comes back may be another: only the proportions are kept."""
         self.answers = 0
+
+    def begin_anew(self, parameters: Mapping[str, float] | None) -> None:
+        """From `parameters` as they were known once. Without them: from the proportions of a server of which
+        nothing is known, by the cost of a padded token, which shows even where something else adds to each
+        answer.
+        """
+        if parameters is None:
+            scale = self.theta[3] / _SCALE[3] / _PRIOR[3] or 1.0
+            self.theta = [p * s * scale for p, s in zip(_PRIOR, _SCALE, strict=True)]
+        else:
+            self.theta = [parameters[name] * s for name, s in zip("loab", _SCALE, strict=True)]
+        self._known = _KNOWN_OF_PRIOR
 
     def work_s(self, shape: Shape) -> float:
         """How long a batch occupies the server."""

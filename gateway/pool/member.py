@@ -15,12 +15,14 @@ from gateway.pool.port import Request, SendError, ServerFacts, Upstream
 class Member:
     """A deployment with what only the driver needs: its address and what it has told."""
 
-    __slots__ = ("_nudge", "facts", "settings", "state")
+    __slots__ = ("_nudge", "facts", "settings", "state", "tells_spent")
 
     def __init__(self, settings: DeploymentSettings, state: Deployment) -> None:
         self.settings = settings
         self.state = state
         self.facts: ServerFacts | None = None
+        self.tells_spent = True
+        """Whether it tells how long requests were with it."""
         self._nudge = asyncio.Event()
 
     def nudge(self) -> None:
@@ -55,6 +57,7 @@ class Member:
                 self.state.on_canary(asked, loop.time())
             else:
                 self.facts = await upstream.inspect(self.settings, timeout_s)
+                self.tells_spent = True
         except SendError as error:
             if health.is_up and (error.failure is Failure.OVERLOADED or health.has_answered_since(asked)):
                 # It has more to do than our probe, and does it.

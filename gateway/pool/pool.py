@@ -1,15 +1,13 @@
 """Drives one model's pool: what waits leaves in batches, answers go back to their calls.
 
-A batch leaves because a deployment has room. All decisions about that are made in `_dispatch`, which does
-not wait for anything: it is scheduled once for all that happens in one turn of the event loop, so calls
-that arrive together leave together, and it runs again whenever a call arrives, a batch ends or a
-deployment changes.
+What leaves, and for which deployment, is decided in core/dispatcher.py. `_dispatch` asks it once for all that
+happens in one turn of the event loop, so calls that arrive together leave together, and again whenever a call
+arrives, a batch ends or a deployment changes.
 """
 
 import asyncio
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 from gateway.core.admission import Admission
 from gateway.core.balancer import Balancer, Deployment, Outcome, Permit
 from gateway.core.cache import Cache
+from gateway.core.dispatcher import Dispatcher
 from gateway.core.events import (
     BadAnswerSeen,
     BatchEnded,
@@ -30,7 +29,6 @@ from gateway.core.events import (
 from gateway.core.health import Health
 from gateway.core.lanes import Batch, BatchKey, Lanes, Ticket
 from gateway.core.retry import Failure, RetryBudget
-from gateway.core.service_time import Shape
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
 from gateway.core.usage import share_out
 from gateway.deadlines import Deadlines
@@ -46,15 +44,15 @@ from gateway.errors import (
 )
 from gateway.messages import Task
 from gateway.pool.member import Member
+from gateway.pool.others import ASK_EVERY_S, watch_others
 from gateway.pool.port import ITEMS_MAX, Answer, Request, SendError, Upstream
 
 _PATIENCE = 0.9
 """A server is blamed for what it did not do in this share of its time limit. Callers in a hurry say less than
 that about it, so it is only asked whether it still answers."""
 
-_LOOK_AGAIN_S = 0.05
-_TYPICAL_TOKENS = 24
-"""Of one item, where a batch is not made yet."""
+_ITEMS_A_TURN = 512
+"""Of one call; to queue so many takes about a millisecond."""
 
 
 class DeploymentStats(NamedTuple):
@@ -67,6 +65,8 @@ class DeploymentStats(NamedTuple):
     """How many typical batches it may have under way at once."""
     busy_ratio: float
     """The share of the last seconds in which it had work."""
+    others: float
+    """Requests of others that are with the server at any moment, on average."""
     service: Mapping[str, float]
     """The fitted parameters of core/service_time.py, in seconds."""
 
@@ -106,16 +106,19 @@ class Pool:
         self._members: dict[str, Member] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._tickets: set[Ticket] = set()
-        self._again: deque[Batch] = deque()
-        """Batches that failed and wait for another deployment. They go before what is new."""
-        self._leaving: list[tuple[_Flight, Batch]] = []
-        """What is sent at the end of this turn."""
+        self._dispatcher = Dispatcher(self._lanes, self._balancer, self._strand)
         self._under_way: set[asyncio.Future[Answer]] = set()
         self._deadlines = Deadlines(self._loop, self._expire)
         self._dispatching: asyncio.Handle | None = None
         self._waking: asyncio.Handle | None = None
         self._wakes_at = math.inf
         self._closed = False
+        self._sent_at = -math.inf
+        """When the last batch left."""
+        self._others = self._loop.create_task(
+            watch_others(self._members, self._balancer, upstream, self._in_use)
+        )
+        self._others.add_done_callback(self._watched)
         for deployment in settings.deployments:
             self.add(deployment)
 
@@ -129,6 +132,16 @@ class Pool:
         if told:
             return frozenset[str]().union(*told)
         return frozenset({self.settings.task.value}) if self.settings.task else frozenset()
+
+    @property
+    def batch_size(self) -> int:
+        """Most items in one of its batches."""
+        return self._lanes.items_max
+
+    @property
+    def backend(self) -> str:
+        """What its servers run the model with, in Infinity's words; empty until one has told."""
+        return next((member.facts.backend for member in self._members.values() if member.facts), "")
 
     def stats(self) -> PoolStats:
         now = self._loop.time()
@@ -145,6 +158,7 @@ class Pool:
                     d.items,
                     d.limit,
                     d.busy_ratio(now),
+                    d.sharing.others,
                     d.service.parameters,
                 )
                 for d in self._balancer
@@ -167,6 +181,9 @@ class Pool:
         if not watch.cancelled() and (error := watch.exception()):
             self._report_bug("a watch ended", error)
 
+    def _in_use(self) -> bool:
+        return self._loop.time() < self._sent_at + ASK_EVERY_S
+
     def remove(self, name: str) -> None:
         """A deployment goes: it gets no more work; what is under way there ends."""
         del self._members[name]
@@ -179,7 +196,7 @@ class Pool:
     async def close(self) -> None:
         """End everything: callers that still wait get Draining."""
         self._closed = True
-        ending: set[asyncio.Future[Any]] = {*self._watches.values(), *self._under_way}
+        ending: set[asyncio.Future[Any]] = {self._others, *self._watches.values(), *self._under_way}
         for each in ending:
             each.cancel()
         if ending:
@@ -201,6 +218,8 @@ class Pool:
         deadline: float,
         caller: str,
         answered: Callable[[Ticket], None],
+        *,
+        bulk: bool = False,
     ) -> Ticket:
         """Have each item answered: `answered` gets the ticket when it has all answers, or its error.
 
@@ -211,15 +230,14 @@ class Pool:
             raise Draining("this gateway is stopping")
         if not self._balancer.any_up:
             raise self._nobody_up()
-        ticket = _Asked(key, items, self._loop.time(), deadline, caller)
+        ticket = _Asked(key, items, self._loop.time(), deadline, caller, bulk=bulk)
         if self._cache is not None and self._look_up(ticket, self._cache):
             answered(ticket)
             return ticket
         ticket.size = sum(map(len, items))
         self._admission.admit(len(items), ticket.size)
         try:
-            if shared := self._lanes.add(ticket):
-                self._observe(ItemsShared(self.settings.name, shared))
+            self._add(ticket, 0)
         except BadRequest:
             self._admission.release(len(items), ticket.size)
             raise
@@ -229,6 +247,30 @@ class Pool:
         ticket.on_end = self._on_end
         self._schedule()
         return ticket
+
+    def _add(self, ticket: "_Asked", start: int) -> None:
+        """Queue its items from there on, many in several turns, so that nobody is held up."""
+        stop = start + _ITEMS_A_TURN
+        if len(ticket.items) <= stop or ticket.key.alone:
+            shared = self._lanes.add(ticket, start)
+        else:
+            shared = self._lanes.add(ticket, start, stop)
+            self._loop.call_soon(self._add_more, ticket, stop)
+        if shared:
+            self._observe(ItemsShared(self.settings.name, shared))
+
+    def _add_more(self, ticket: "_Asked", start: int) -> None:
+        if ticket.ended:
+            return
+        if not self._balancer.any_up:
+            ticket.fail(self._nobody_up())
+            return
+        try:
+            self._add(ticket, start)
+        except BadRequest as error:
+            ticket.fail(error)
+            return
+        self._schedule()
 
     def _on_end(self, ticket: Ticket) -> None:
         assert isinstance(ticket, _Asked)
@@ -264,100 +306,17 @@ class Pool:
             self._dispatching = self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Send what can be sent: failed batches first, then what waits, while a deployment has room."""
+        """Send what can be sent."""
         self._dispatching = None
         if self._closed:
             return
-        now = self._loop.time()
-        if self._again:
-            self._dispatch_again(now)
-        lanes = self._lanes
-        while lanes.waiting:
-            rooms = self._balancer.rooms(now, full=False)
-            full = not rooms and lanes.full(now)
-            if full:
-                rooms = self._balancer.rooms(now, full=True)
-            if not rooms or not self._dispatch_to(rooms, now, full):
-                self._wait_for_room(now, passed_over=bool(rooms))
-                break
-        # Only now, since what fails at once may change what was decided upon.
-        leaving, self._leaving = self._leaving, []
-        for flight, batch in leaving:
-            self._start(flight, batch)
+        dispatcher = self._dispatcher
+        # Only once all is decided, since what fails at once may change what was decided upon.
+        for batch, permit in dispatcher.dispatch(self._loop.time()):
+            self._send(batch, permit)
+        self._wake_at(dispatcher.wakes_at)
 
-    def _dispatch_to(self, rooms: list[Deployment], now: float, full: bool) -> bool:
-        """Send a batch to each of `rooms`, as long as something waits; if they have room for `full` ones
-        alone, as long as there is enough for one. False if nothing was sent.
-        """
-        lanes = self._lanes
-        speeds = self._balancer.speeds(rooms)
-        sent = False
-        while rooms and (lanes.full(now) if full else lanes.waiting):
-            waiting = lanes.waiting
-            # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
-            items = min(-(-waiting // len(rooms)), lanes.items_max)
-            typical = Shape(1, items, items * _TYPICAL_TOKENS)
-            rest = Shape(-(-waiting // lanes.items_max), waiting, waiting * _TYPICAL_TOKENS)
-            deployment = self._balancer.pick(rooms, typical, now, rest)
-            if deployment is None:
-                return sent
-            part = speeds[deployment] / sum(speeds.values())
-            share = waiting if full else max(1, math.ceil(waiting * part - 1e-9))
-            batch = lanes.take(share, deployment.service.ratio, now)
-            if batch is None:
-                return sent
-            sent = True
-            if deployment.batches:
-                # Work that comes too late for everybody would make what follows late too. (A server that
-                # stands idle is always asked: nothing else could tell that it is faster than was thought.)
-                late = now + deployment.answer_s(batch.shape(), now)
-                for entry in batch.drop_hopeless(late):
-                    entry.fail(DeadlineExceeded("the servers have too much to do to answer in time"))
-                if not batch.entries:
-                    continue
-            rooms.remove(deployment)
-            del speeds[deployment]
-            self._send(batch, deployment, now)
-        return sent
-
-    def _dispatch_again(self, now: float) -> None:
-        for _ in range(len(self._again)):
-            batch = self._again.popleft()
-            batch.drop_ended()
-            if not batch.entries:
-                continue
-            rooms = [d for d in self._balancer.rooms(now, full=True) if d.name not in batch.avoid]
-            if deployment := self._balancer.pick(rooms, batch.shape(), now) if rooms else None:
-                self._send(batch, deployment, now)
-            elif self._balancer.up_besides(batch.avoid):
-                self._again.append(batch)
-            else:
-                _fail(batch, self._given_up(Failure.SERVER_ERROR))
-
-    def _send(self, batch: Batch, deployment: Deployment, now: float) -> None:
-        """Have a batch leave at the end of this turn. Its permit is taken now."""
-        for entry in batch.entries:
-            entry.early = len(entry.claims)
-        permit = Permit(deployment, batch.shape(), now)
-        requests = batch.requests()
-        flight = _Flight(permit, self._members[deployment.name], len(requests))
-        if len(requests) == 1:
-            self._leaving.append((flight, batch))
-            return
-        # Different queries: one request each, which the server works on together.
-        for _, entries in requests:
-            part = Batch(entries, batch.avoid)
-            part.tries = batch.tries
-            self._leaving.append((flight, part))
-
-    def _wait_for_room(self, now: float, *, passed_over: bool) -> None:
-        """Try again when a deployment will have room, or what waits is ripe; and soon, when one that has room
-        was passed over for one that looked better.
-        """
-        at = min(self._balancer.room_at(now), now + _LOOK_AGAIN_S if passed_over else math.inf)
-        ripe_at = self._lanes.ripe_at()
-        if ripe_at is not None and ripe_at > now:
-            at = min(at, ripe_at)
+    def _wake_at(self, at: float) -> None:
         if self._waking and self._wakes_at <= at:
             return  # Sooner than needed, and then it is set again.
         if self._waking:
@@ -371,6 +330,18 @@ class Pool:
         self._waking = None
         self._dispatch()
 
+    def _send(self, batch: Batch, permit: Permit) -> None:
+        requests = batch.requests()
+        flight = _Flight(permit, self._members[permit.deployment.name], len(requests))
+        if len(requests) == 1:
+            self._start(flight, batch)
+            return
+        # Different queries: one request each, which the server works on together.
+        for _, entries in requests:
+            part = Batch(entries, batch.avoid)
+            part.tries = batch.tries
+            self._start(flight, part)
+
     def _start(self, flight: "_Flight", batch: Batch) -> None:
         """Send one request, unless what was decided since has ended all who wait for it."""
         member = flight.member
@@ -381,6 +352,7 @@ class Pool:
             flight.land(now, tells=False)
             self._schedule()
             return
+        self._sent_at = now
         self._budget.on_batch(now)
         timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - now))
         key = batch.entries[0].lane.key
@@ -456,7 +428,9 @@ class Pool:
                 return
             # One caller's input is at fault. It must not fail the others, so look for it in halves. (Of two
             # callers of whom one has left, the other is not to blame until it was alone.)
-            self._again.extend(half for half in batch.halves() if half.entries)
+            for half in batch.halves():
+                if half.entries:
+                    self._dispatcher.again(half)
             return
         if failure is Failure.OVERLOADED or (failure is Failure.TIMEOUT and _hurried(timeout_s, member)):
             member.state.health.suspect()
@@ -470,7 +444,7 @@ class Pool:
         batch.tries += 1
         batch.avoid = (*batch.avoid, member.settings.name)
         if self._balancer.up_besides(batch.avoid) and self._budget.allows(failure, batch.tries, now):
-            self._again.append(batch)
+            self._dispatcher.again(batch)
             self._observe(BatchRetried(self.settings.name, failure.value))
         else:
             self._give_up(batch, failure)
@@ -485,6 +459,10 @@ class Pool:
                     entry.done()
                     self._lanes.again(entry, late)
         _fail(batch, self._given_up(failure))
+
+    def _strand(self, batch: Batch) -> None:
+        """`batch` failed, and no other deployment is up."""
+        _fail(batch, self._given_up(Failure.SERVER_ERROR))
 
     def _given_up(self, failure: Failure) -> GatewayError:
         if not self._balancer.any_up:
@@ -556,9 +534,8 @@ class Pool:
         for ticket in list(self._tickets):
             if ticket.queued:
                 ticket.fail(self._nobody_up())
-        for batch in self._again:
+        for batch in self._dispatcher.take_again():
             _fail(batch, self._nobody_up())
-        self._again.clear()
 
     def _nobody_up(self) -> NoDeployment:
         return NoDeployment(f"no server for model {self.settings.name!r} is up")

@@ -27,6 +27,8 @@ class ServerFacts:
     capabilities: frozenset[str]
     batch_size: int = ITEMS_MAX
     encoding: Encoding = Encoding.BASE64
+    backend: str = ""
+    """What it runs the model with, in its own word."""
 
 
 class Request(NamedTuple):
@@ -59,6 +61,13 @@ class Upstream(Protocol):
 
     async def inspect(self, deployment: DeploymentSettings, timeout_s: float) -> ServerFacts:
         """Ask a server that is to join what it serves, and see it answer a real call."""
+        ...
+
+    async def spent_s(
+        self, deployment: DeploymentSettings, capabilities: frozenset[str], timeout_s: float
+    ) -> float | None:
+        """How long requests for these have been with a server since its start, summed up over all that it has
+        answered, whoever asked, in seconds; None when it does not tell."""
         ...
 
     def send(

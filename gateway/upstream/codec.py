@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Annotated, Any
 
 import msgspec
@@ -59,6 +59,7 @@ class Model(msgspec.Struct):
     id: str
     capabilities: list[str] = []
     stats: _Stats = msgspec.field(default_factory=_Stats)
+    backend: str = ""
 
 
 class _Models(msgspec.Struct):
@@ -145,7 +146,7 @@ def _are_base64(vectors: Sequence[bytes]) -> bool:
     coded = size - 2
     if coded <= 0 or coded % 4 or (coded // 4 * 3 - padding) % 4:
         return False
-    if any(len(vector) != size or not vector.endswith(end) for vector in vectors):
+    if any(map(size.__ne__, map(len, vectors))) or not all(map(methodcaller("endswith", end), vectors)):
         return False
     # All at once, which is the quickest: what is left must be their first quotes and their ends, no more.
     return b"".join(vectors).translate(None, _BASE64) == (b'"' + end) * len(vectors)

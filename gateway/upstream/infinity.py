@@ -17,6 +17,10 @@ from gateway.pool import Answer, Encoding, Request, SendError, ServerFacts
 from gateway.upstream import codec, wire
 from gateway.upstream.target import USER_AGENT, Target
 
+# prometheus-fastapi-instrumentator's. The labels stand in alphabetical order.
+_SPENT = re.compile(
+    rb'^http_request_duration_seconds_sum\{handler="[^"]*?(/\w+)",method="POST"\} (\S+)$', re.MULTILINE
+)
 _MESSAGE_CHARS_MAX = 300
 _MODELS_BYTES_MAX = 16 * 1024 * 1024
 # URLs, and hosts with a port, by name or number.
@@ -68,6 +72,25 @@ class InfinityUpstream:
         """The names of the models that a server serves."""
         return [model.id for model in await self._models(server, timeout_s)]
 
+    async def spent_s(
+        self, deployment: DeploymentSettings, capabilities: frozenset[str], timeout_s: float
+    ) -> float | None:
+        """From the server's metrics, which stand beside its other routes, or above their prefix `/v1`."""
+        try:
+            text = await self._get(self._target(deployment, "/metrics"), timeout_s)
+        except _NotFound:
+            base = self._bases.get(deployment.api_base, deployment.api_base)
+            if not base.endswith("/v1"):
+                return None
+            key = deployment.api_key.reveal() if deployment.api_key else None
+            try:
+                text = await self._get(Target(base.removesuffix("/v1") + "/metrics", key), timeout_s)
+            except _NotFound:
+                return None
+        paths = {codec.PATHS[task].encode() for task in Task if task.value in capabilities}
+        spent = [float(sum_) for path, sum_ in _SPENT.findall(text) if path in paths]
+        return sum(spent) if spent else None
+
     async def inspect(self, deployment: DeploymentSettings, timeout_s: float) -> ServerFacts:
         """What a server tells of one model, and proof that the model answers.
 
@@ -84,7 +107,7 @@ class InfinityUpstream:
             await self.send(deployment, _trial(Task.RERANK), timeout_s)
         elif Task.CLASSIFY in capabilities:
             await self.send(deployment, _trial(Task.CLASSIFY), timeout_s)
-        return ServerFacts(capabilities, max(1, model.stats.batch_size), encoding)
+        return ServerFacts(capabilities, max(1, model.stats.batch_size), encoding, model.backend)
 
     async def _encoding(self, deployment: DeploymentSettings, timeout_s: float) -> Encoding:
         answer = await self.send(deployment, _trial(Task.EMBED, Encoding.FLOAT), timeout_s)

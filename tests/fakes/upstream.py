@@ -77,6 +77,8 @@ class RecordingUpstream:
     """Servers do one thing after the other, as Infinity does; also what the gateway has given up."""
     facts: dict[str, ServerFacts] = field(default_factory=dict)
     """What a server tells of itself; one that is not named does everything."""
+    spent_of: Callable[[str], float] | None = None
+    """How long requests were with a server in all; None: it does not tell."""
     served: dict[str, list[str]] = field(default_factory=dict)
     """Server → the models it serves."""
     scripted: dict[str, Value] = field(default_factory=dict)
@@ -109,6 +111,11 @@ class RecordingUpstream:
         self.probes.append(Probed(_now(), name, "inspect"))
         await self._reach(name, timeout_s)
         return self.facts.get(name, DOES_ALL)
+
+    async def spent_s(
+        self, deployment: DeploymentSettings, capabilities: frozenset[str], timeout_s: float
+    ) -> float | None:
+        return self.spent_of(deployment.name) if self.spent_of else None
 
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
         await self._reach(server.name, timeout_s)

@@ -5,7 +5,10 @@ from itertools import count
 
 import pytest
 
+from gateway.core.events import Event, ItemsShared
+from gateway.core.lanes import Ticket
 from gateway.core.settings import BatchingSettings, EngineSettings
+from gateway.errors import NoDeployment
 from gateway.messages import Task
 from gateway.pool import Pool
 from tests.fakes.time import fake_time, idle
@@ -14,6 +17,7 @@ from tests.pool.pools import (
     EMBED,
     ask,
     assert_answered,
+    assert_at_rest,
     at,
     deployment,
     image,
@@ -319,3 +323,61 @@ async def test_with_a_wait_set_a_full_batch_leaves_at_once() -> None:
 async def _asks_again_and_again(pool: Pool, name: str) -> None:
     for number in count():
         await ask(pool, f"{name}{number}", EMBED._replace(task=Task.CLASSIFY))
+
+
+# Calls of many items, which are queued in several turns
+
+
+@fake_time
+async def test_a_call_of_very_many_items_comes_back_whole_and_in_order() -> None:
+    """Also what is in it twice, and what somebody asked a turn later that it had not queued yet."""
+    upstream = RecordingUpstream(latency_s=0.01)
+    events: list[Event] = []
+
+    async with running(upstream, "ab", events=events) as pool:
+        big = ask(pool, [*texts(1999), "t0", "t1998"])
+        small = ask(pool, ["t1500", "other"])
+        assert_answered(await big)
+        assert_answered(await small)
+        assert_at_rest(pool)
+
+    assert sorted(items_sent(upstream)) == sorted([*texts(1999), "other"])
+    assert sum(event.items for event in events if isinstance(event, ItemsShared)) == 3
+
+
+@fake_time
+async def test_what_is_not_queued_yet_of_a_call_that_ends_never_is() -> None:
+    """Its caller leaves, or the last server goes, in the turn in which it was asked."""
+    upstream = RecordingUpstream(latency_s=100)
+
+    async with running(upstream) as pool:
+        loop = asyncio.get_running_loop()
+        ended: list[Ticket] = []
+        pool.ask(EMBED, texts(2000), loop.time() + 1000, "", ended.append).leave()
+        await idle()
+        assert ended == []
+        assert_at_rest(pool)
+
+        pool.ask(EMBED, texts(2000), loop.time() + 1000, "", ended.append)
+        pool.remove("a")
+        await idle()
+        assert [type(ticket.error) for ticket in ended] == [NoDeployment]
+        assert_at_rest(pool)
+
+    assert upstream.batches == []
+
+
+@fake_time
+async def test_the_rest_of_a_call_does_not_wait_for_a_server_that_has_gone() -> None:
+    """Not even if all that was queued of it is under way there."""
+    upstream = RecordingUpstream(latency_s=1)
+
+    async with running(upstream, settings=EngineSettings(batching=BatchingSettings(items_max=512))) as pool:
+        loop = asyncio.get_running_loop()
+        ended: list[Ticket] = []
+        ticket = pool.ask(EMBED, texts(1000), loop.time() + 1000, "", ended.append)
+        pool._dispatch()
+        assert ticket.queued == 0
+        pool.remove("a")
+        await idle()
+        assert [type(ticket.error) for ticket in ended] == [NoDeployment]

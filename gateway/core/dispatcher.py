@@ -1,0 +1,132 @@
+"""What leaves now, and for which deployment: the one place where lanes and balancer meet.
+
+A batch leaves because a deployment has room. `dispatch` decides all that can be decided at one moment and
+takes the permits at once; whoever drives it sends the batches, and asks again whenever a call arrives, a
+batch ends, a deployment changes, or it is `wakes_at`.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateway.core.balancer import Balancer, Deployment, Permit
+from gateway.core.lanes import Batch, Lanes
+from gateway.core.service_time import Shape
+from gateway.errors import DeadlineExceeded
+
+_LOOK_AGAIN_S = 0.05
+_TYPICAL_TOKENS = 24
+"""Of one item, where a batch is not made yet."""
+
+
+class Departure(NamedTuple):
+    """A batch that leaves under a permit, which is taken already."""
+
+    batch: Batch
+    permit: Permit
+
+
+class Dispatcher:
+    """Decides for one pool. Times are those of the caller's clock, in seconds."""
+
+    def __init__(self, lanes: Lanes, balancer: Balancer, give_up: Callable[[Batch], None]) -> None:
+        """`give_up` gets a batch that failed and that no other deployment is left for."""
+        self._lanes = lanes
+        self._balancer = balancer
+        self._give_up = give_up
+        self._again: deque[Batch] = deque()
+        """Batches that failed and wait for another deployment. They go before what is new."""
+        self.wakes_at = math.inf
+        """When to dispatch again though nothing has happened until then."""
+
+    def again(self, batch: Batch) -> None:
+        """Have a batch that failed sent elsewhere."""
+        self._again.append(batch)
+
+    def take_again(self) -> list[Batch]:
+        """The batches that failed and were not sent elsewhere yet; they are the caller's now."""
+        taken = list(self._again)
+        self._again.clear()
+        return taken
+
+    def dispatch(self, now: float) -> list[Departure]:
+        """What leaves now: failed batches first, then what waits, while a deployment has room."""
+        self.wakes_at = math.inf
+        leaving: list[Departure] = []
+        if self._again:
+            self._dispatch_again(now, leaving)
+        lanes, balancer = self._lanes, self._balancer
+        while lanes.waiting:
+            rooms = balancer.rooms(now, full=False)
+            full = not rooms and lanes.full(now)
+            if full:
+                rooms = balancer.rooms(now, full=True)
+            if not rooms or not self._dispatch_to(rooms, now, full, leaving):
+                self.wakes_at = self._room_at(now, passed_over=bool(rooms))
+                break
+        return leaving
+
+    def _dispatch_to(self, rooms: list[Deployment], now: float, full: bool, leaving: list[Departure]) -> bool:
+        """A batch for each of `rooms`, as long as something waits; if they have room for `full` ones alone,
+        as long as there is enough for one. False if nothing leaves.
+        """
+        lanes = self._lanes
+        speeds = self._balancer.speeds(rooms)
+        together = sum(speeds.values())
+        sent = False
+        while rooms and (lanes.full(now) if full else lanes.waiting):
+            waiting = lanes.waiting
+            # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
+            items = min(-(-waiting // len(rooms)), lanes.items_max)
+            typical = Shape(1, items, items * _TYPICAL_TOKENS)
+            rest = Shape(-(-waiting // lanes.items_max), waiting, waiting * _TYPICAL_TOKENS)
+            deployment = self._balancer.pick(rooms, typical, now, rest)
+            if deployment is None:
+                return sent
+            part = speeds[deployment] / together
+            share = waiting if full else max(1, math.ceil(waiting * part - 1e-9))
+            batch = lanes.take(share, deployment.service.ratio, now)
+            if batch is None:
+                return sent
+            sent = True
+            if deployment.batches:
+                # Work that comes too late for everybody would make what follows late too. (A server that
+                # stands idle is always asked: nothing else could tell that it is faster than was thought.)
+                late = now + deployment.answer_s(batch.shape(), now)
+                for entry in batch.drop_hopeless(late):
+                    entry.fail(DeadlineExceeded("the servers have too much to do to answer in time"))
+                if not batch.entries:
+                    continue
+            rooms.remove(deployment)
+            together -= speeds[deployment]
+            leaving.append(_departure(batch, deployment, now))
+        return sent
+
+    def _dispatch_again(self, now: float, leaving: list[Departure]) -> None:
+        balancer = self._balancer
+        for batch in self.take_again():
+            batch.drop_ended()
+            if not batch.entries:
+                continue
+            rooms = [d for d in balancer.rooms(now, full=True) if d.name not in batch.avoid]
+            if deployment := balancer.pick(rooms, batch.shape(), now) if rooms else None:
+                leaving.append(_departure(batch, deployment, now))
+            elif balancer.up_besides(batch.avoid):
+                self._again.append(batch)
+            else:
+                self._give_up(batch)
+
+    def _room_at(self, now: float, *, passed_over: bool) -> float:
+        """When a deployment will have room, or what waits is ripe; and soon, when one that has room was
+        passed over for one that looked better.
+        """
+        at = min(self._balancer.room_at(now), now + _LOOK_AGAIN_S if passed_over else math.inf)
+        ripe_at = self._lanes.ripe_at()
+        return min(at, ripe_at) if ripe_at is not None and ripe_at > now else at
+
+
+def _departure(batch: Batch, deployment: Deployment, now: float) -> Departure:
+    for entry in batch.entries:
+        entry.early = len(entry.claims)
+    return Departure(batch, Permit(deployment, batch.shape(), now))

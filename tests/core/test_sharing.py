@@ -1,0 +1,127 @@
+"""Whether others use a server, from what it says it has worked in all."""
+
+import random
+
+import pytest
+
+from gateway.core.balancer import Balancer, Deployment, Permit
+from gateway.core.service_time import Shape
+from gateway.core.sharing import Sharing
+from tests.core.test_balancer import ONE, deployment
+
+
+def told(subject: Sharing | Deployment, sums: list[float], every_s: float = 2.0) -> None:
+    for number, spent_s in enumerate(sums):
+        subject.on_sum(spent_s, number * every_s)
+
+
+def shared() -> Deployment:
+    """Others have two requests in it at any moment; ours take 0.1 s for an item."""
+    made = deployment(item_s=0.1)
+    told(made, [0, 4, 8])
+    return made
+
+
+def test_what_is_not_ours_is_of_others() -> None:
+    """6 s in 2 s, of which 2 s were ours: two requests of others at any moment."""
+    subject = Sharing()
+    subject.on_sum(100.0, 0.0)
+    subject.on_answered(1.5)
+    subject.on_answered(0.5)
+    subject.on_sum(106.0, 2.0)
+    assert subject.others == pytest.approx(2.0)
+    assert subject.is_shared
+
+
+def test_a_server_of_ours_alone_is_not_shared() -> None:
+    """Its own sum is less than ours, which contains the way there."""
+    subject = Sharing()
+    for number in range(5):
+        subject.on_sum(number * 1.9, number * 2.0)
+        subject.on_answered(2.0)
+    assert subject.others == 0
+    assert subject.is_alone
+
+
+def test_nothing_is_known_of_a_server_that_was_asked_once() -> None:
+    subject = Sharing()
+    subject.on_sum(1e6, 0.0)
+    assert not subject.is_shared
+    assert not subject.is_alone
+
+
+def test_a_time_in_which_it_was_not_asked_does_not_count() -> None:
+    subject = Sharing()
+    told(subject, [0, 1000], every_s=60)
+    assert not subject.is_shared
+
+
+def test_others_who_leave_are_forgotten() -> None:
+    subject = Sharing()
+    told(subject, [0, 8, 16, *[16.0] * 10])
+    assert subject.is_alone
+
+
+def test_several_servers_behind_one_address_are_no_others() -> None:
+    """Their sums come in turn."""
+    subject = Sharing()
+    told(subject, [10, 500, 12, 504, 14, 508, 16, 512])
+    assert not subject.is_shared
+
+
+def test_a_shared_server_gets_one_batch_at_a_time() -> None:
+    """Alone it would get a second full one, which stands behind the first."""
+    subject = shared()
+    permit = Permit(subject, ONE, 10.0)
+    assert not subject.has_room(10.0, full=True)
+    assert not subject.has_room(60.0, full=True)
+    permit.finish(60.0)
+    assert subject.has_room(60.0, full=False)
+
+
+def test_the_work_for_others_is_not_learned_as_our_own() -> None:
+    subject = shared()
+    before = subject.service.work_s(ONE)
+    for number in range(50):
+        Permit(subject, ONE, 10.0 + number).finish(10.9 + number, tells=True)
+    assert subject.service.work_s(ONE) == before
+
+
+def test_what_was_known_before_others_came_is_kept() -> None:
+    """What is learned until they are noticed is mixed with their work."""
+    subject = deployment(item_s=0.1)
+    told(subject, [0, 0, 0])
+    before = subject.service.parameters
+    for number in range(30):
+        Permit(subject, ONE, 4.0 + number / 20).finish(4.04 + number / 20, tells=True)
+    assert subject.service.parameters != before
+    subject.on_sum(60.0, 6.0)
+    assert subject.service.parameters == pytest.approx(before)
+
+
+def test_where_others_are_each_gateway_goes_its_own_way() -> None:
+    """Of servers that would answer nearly as soon, always the same one; another one for another gateway."""
+    chosen = set()
+    for seed in range(20):
+        balancer = Balancer(random.Random(seed))
+        for name in "abcd":
+            made = deployment(name, item_s=0.1)
+            told(made, [0, 1, 2])
+            balancer.add(made)
+        balancer.settle()
+        picked = {balancer.pick(balancer.rooms(10.0, full=False), Shape(1, 4, 96), 10.0) for _ in range(20)}
+        assert len(picked) == 1
+        chosen |= {made.name for made in picked if made}
+    assert len(chosen) > 1
+
+
+def test_a_server_full_of_others_is_the_last() -> None:
+    balancer = Balancer(random.Random(1))
+    for name, others in (("a", 3), ("b", 0), ("c", 3)):
+        made = deployment(name, item_s=0.1)
+        told(made, [0, 2 * others, 4 * others])
+        balancer.add(made)
+    balancer.settle()
+    picked = balancer.pick(balancer.rooms(10.0, full=False), ONE, 10.0)
+    assert picked
+    assert picked.name == "b"
