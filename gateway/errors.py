@@ -30,11 +30,14 @@ class GatewayError(Exception):
 
 
 class CallerError(GatewayError):
-    """The call as it is can never succeed. `param` names the field at fault, where there is one."""
+    """The call as it is can never succeed. `param` names the field at fault, where there is one; `detail` is
+    what the dialect that refuses it has to say in its own words.
+    """
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, detail: object = None) -> None:
         super().__init__(message)
         self.param = param
+        self.detail = detail
 
 
 class BadRequest(CallerError):

@@ -35,6 +35,8 @@ class EmbeddingCall:
     timeout_s: float | None = None
     caller: str = ""
     """Who asks, for fair shares between callers."""
+    bulk: bool = False
+    """It may wait behind interactive calls, however small it is."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class RerankCall:
     params: Mapping[str, Scalar] = field(default_factory=dict)
     timeout_s: float | None = None
     caller: str = ""
+    bulk: bool = False
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class ClassifyCall:
     params: Mapping[str, Scalar] = field(default_factory=dict)
     timeout_s: float | None = None
     caller: str = ""
+    bulk: bool = False
 
 
 Call = EmbeddingCall | RerankCall | ClassifyCall

@@ -70,12 +70,12 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self._upstream = upstream
-        self._listener = observe
+        self.listener = observe
         self._rng = rng or random.Random()
         self.router = Router(settings.router)
         self.pools: dict[str, Pool] = {}
-        self._resolved: dict[tuple[str | None, str], str] = {}
-        """Model and capability → the pool that is meant, as long as no pool changes."""
+        self._resolved: dict[tuple[str | None, str], Sequence[str]] = {}
+        """Model and capability → the pool that is meant and its fallbacks, as long as no pool changes."""
         self._learning: list[asyncio.Task[None]] = []
         self._answered = asyncio.Event()
         self._untold = {server.name: "has not answered yet" for server in settings.servers}
@@ -112,7 +112,7 @@ class Gateway:
             self._resolved.clear()  # what a server can do is learned just before it is up
             if isinstance(event, DeploymentChanged) and event.up:
                 self._answered.set()
-        self._listener(event)
+        self.listener(event)
 
     def stats(self) -> list[PoolStats]:
         return [pool.stats() for pool in self.pools.values()]
@@ -159,12 +159,12 @@ class Gateway:
         timeout_s = min(call.timeout_s or limits.timeout_s, limits.timeout_s_max)
         return asyncio.get_running_loop().time() + timeout_s
 
-    def pool_meant(self, call: Call) -> str:
+    def pools_for(self, call: Call) -> Sequence[str]:
+        """The pool that is meant by a call's model, or by none; then those that stand in for it, in order."""
         needed = _capability(call)
         return self._resolved.get((call.model, needed)) or self._resolve(call.model, needed)
 
-    def _resolve(self, model: str | None, needed: str) -> str:
-        """The pool that is meant by a call's model, or by none."""
+    def _resolve(self, model: str | None, needed: str) -> Sequence[str]:
         able = self._able()
         named = model is not None and model != UNNAMED
         # Who names no model means a reranker as long as there is one.
@@ -177,8 +177,9 @@ class Gateway:
                 raise
             # It may be one of theirs. Callers give up on 404, and try again on 503.
             raise NoDeployment(f"{error}, and not every server has told its models yet") from None
-        self._resolved[model, needed] = meant  # errors are not kept: callers can make up names without end
-        return meant
+        names = self.router.with_fallbacks(meant)
+        self._resolved[model, needed] = names  # errors are not kept: callers can make up names without end
+        return names
 
     def label(self, model: str | None) -> str:
         """The model's name for a metric: what callers may use, else nothing."""
@@ -248,8 +249,9 @@ class Serving:
         self._pool: Pool
         try:
             self._deadline = gateway.deadline_of(call)
-            self._meant = gateway.pool_meant(call)
-            self._names = iter(gateway.router.with_fallbacks(self._meant))
+            names = gateway.pools_for(call)
+            self._meant = names[0]
+            self._names = iter(names)
             self._ask()
         except Exception as error:
             self._end(error)
@@ -280,7 +282,9 @@ class Serving:
             self._pool = pool
             try:
                 key, items = _question(call, pool, gateway.settings)
-                self._ticket = pool.ask(key, items, self._deadline, call.caller, self._answered)
+                self._ticket = pool.ask(
+                    key, items, self._deadline, call.caller, self._answered, bulk=call.bulk
+                )
                 return
             except GatewayError as error:
                 if _lasts(error):
@@ -299,15 +303,14 @@ class Serving:
                     self._failed = self._failed or error
                     self._ask()
                 return
-            pool = self._pool.settings.name
-            self._gateway.observe(
-                CallServed(
-                    pool, ticket.call_class, len(ticket.items), ticket.tokens, ticket.left - ticket.arrived
-                )
+            call, pool = self._call, self._pool.settings.name
+            queue_s = ticket.left - ticket.arrived
+            self._gateway.listener(
+                CallServed(pool, ticket.call_class, len(ticket.items), ticket.tokens, queue_s)
             )
-            named = self._call.model
+            named = call.model
             model = named if named is not None and named != UNNAMED and pool == self._meant else pool
-            outcome: Result | Exception = _result(self._call, ticket, model)
+            outcome: Result | Exception = _result(call, ticket, model, Timings(queue_s, ticket.upstream_s))
         except Exception as bad:
             outcome = bad
         self._end(outcome)
@@ -350,12 +353,11 @@ def _question(call: Call, pool: Pool, settings: EngineSettings) -> tuple[BatchKe
             return BatchKey(Task.CLASSIFY, params), list(call.inputs)
 
 
-def _result(call: Call, ticket: Ticket, model: str) -> Result:
+def _result(call: Call, ticket: Ticket, model: str, timings: Timings) -> Result:
     """What the answers of its pool mean for a call."""
-    timings = Timings(ticket.left - ticket.arrived, ticket.upstream_s)
     match call:
         case EmbeddingCall():
-            found = cast("list[bytes]", ticket.answers)
+            found: list[bytes] = ticket.answers  # type: ignore[assignment]
             if call.dimensions is not None:
                 found = vectors.cut(found, call.dimensions)
             return EmbeddingResult(model, found, ticket.tokens, timings)

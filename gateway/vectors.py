@@ -7,6 +7,7 @@ binary dtype), or a list of lists (models with several vectors for one input).
 import binascii
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
@@ -16,6 +17,8 @@ from gateway.errors import BadRequest
 Floats = npt.NDArray[np.float32]
 
 _QUOTE = ord('"')
+_FLOAT32 = np.dtype("<f4")
+_base64 = msgspec.json.Decoder(bytes)  # three times as fast as binascii, quotes included
 
 
 def is_base64(fragment: bytes) -> bool:
@@ -25,20 +28,20 @@ def is_base64(fragment: bytes) -> bool:
 def floats(fragment: bytes) -> Floats:
     """The numbers: shape (dimensions,), or (vectors, dimensions) from a multi-vector model."""
     if is_base64(fragment):
-        return np.frombuffer(binascii.a2b_base64(fragment[1:-1]), dtype="<f4")
+        return np.frombuffer(_base64.decode(fragment), _FLOAT32)
     return np.asarray(orjson.loads(fragment), dtype=np.float32)
 
 
 def as_base64(fragment: bytes) -> bytes:
     """The fragment as a quoted base64 string; several vectors are flattened, as Infinity does."""
-    if is_base64(fragment):
+    if fragment[0] == _QUOTE:
         return fragment
     return _quoted(floats(fragment).astype("<f4").tobytes())
 
 
 def as_floats(fragment: bytes) -> bytes:
     """The fragment as a list of numbers, each in the shortest form that is the same float32."""
-    if not is_base64(fragment):
+    if fragment[0] != _QUOTE:
         return fragment
     return orjson.dumps(floats(fragment), option=orjson.OPT_SERIALIZE_NUMPY)
 
@@ -53,7 +56,7 @@ def cut(fragments: Sequence[bytes], dimensions: int) -> list[bytes]:
 
 def _cut(fragment: bytes, dimensions: int) -> bytes:
     if is_base64(fragment):
-        raw = binascii.a2b_base64(fragment[1:-1])
+        raw = _base64.decode(fragment)
         _check(dimensions, len(raw) // 4)
         return _quoted(raw[: 4 * dimensions])
     numbers = orjson.loads(fragment)

@@ -10,30 +10,41 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from gateway import service
 from gateway.api.auth import Keys
-from gateway.api.errors import CALLER_GONE, body_of, error_body, headers_of, status_of
+from gateway.api.errors import CALLER_GONE, Told, tell
 from gateway.api.middleware import REQUEST_ID
 from gateway.api.parsing import parse_json
 from gateway.api.rendering import Exchange, Rendering, Reply
 from gateway.core.events import CallRejected, Observer, RequestEnded
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest, Draining, GatewayError, TemporaryError, TooLarge, Unauthorized
-from gateway.messages import Timings
+from gateway.messages import Call, Timings
 from gateway.service import Gateway
 
 _log = logging.getLogger("gateway")
 
 Dialect = Callable[[dict[str, Any], Mapping[bytes, bytes]], Exchange]
 
+
+class Manner(NamedTuple):
+    """How a route reads bodies, and how it words what goes wrong."""
+
+    parse: Callable[[bytes | bytearray], Any] = parse_json
+    tell: Callable[[GatewayError | None, Call | None], Told] = tell
+
+
+_OPENAI = Manner()
+
 _WATCH_AFTER_S = 0.05
 """Calls answered sooner are not watched for callers who hang up, which would cost a task for each."""
 
+_MANY_ITEMS = 256
+"""To read a call of more takes long enough: it is queued in a turn of its own."""
 
 _HEAD = (
     b"content-type: application/json\r\n"
@@ -55,8 +66,9 @@ class Answer(NamedTuple):
 
     def head(self) -> bytes:
         """The header fields of the answer, each a line with its name in small letters."""
-        body, _, timings = self.reply
-        lines = _HEAD % (len(body), timings.queue_s * 1e3, timings.upstream_s * 1e3)
+        body, _, timings, more = self.reply
+        size = len(body) + sum(map(len, more)) if more else len(body)
+        lines = _HEAD % (size, timings.queue_s * 1e3, timings.upstream_s * 1e3)
         for field in self.headers:
             lines += b"%b: %b\r\n" % field
         return lines + CLOSE if self.closes else lines
@@ -69,8 +81,8 @@ class Answer(NamedTuple):
 
 class CallEndpoint:
     """Serves one route in one dialect: to ASGI servers when it is called, and to our own protocol, which
-    asks for a `refusal` when it has the head of a request, begins to serve it when it has the body, and has
-    the end counted by `report`.
+    makes a `Serving` for the head of a request, asks for its `refusal`, begins it when it has the body, and
+    has the end counted by `report`.
     """
 
     def __init__(
@@ -81,8 +93,10 @@ class CallEndpoint:
         keys: Keys,
         limits: LimitsSettings,
         observe: Observer,
+        manner: Manner = _OPENAI,
     ) -> None:
         self._route = route
+        self.parse, self._tell = manner
         self.dialect = dialect
         self.gateway = gateway
         self.keys = keys
@@ -95,13 +109,16 @@ class CallEndpoint:
         answer = await self._answer_to(scope, receive)
         if answer.status != CALLER_GONE:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.fields()})
-            await send({"type": "http.response.body", "body": answer.reply.body})
+            body, _, _, more = answer.reply
+            for piece in more:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                body = piece
+            await send({"type": "http.response.body", "body": body})
         self.report(answer, loop.time() - started)
 
     async def _answer_to(self, scope: Scope, receive: Receive) -> Answer:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id: bytes = scope[REQUEST_ID]
-        if refusal := self.refusal(headers, request_id):
+        serving = _Awaited(self, dict(scope["headers"]), scope[REQUEST_ID])
+        if refusal := self.refusal(serving):
             return refusal
         body = bytearray()
         more = True
@@ -109,33 +126,31 @@ class CallEndpoint:
             try:
                 message = await receive()
             except asyncio.CancelledError:
-                return self._stopped()
+                return _stopped(serving)
             if message["type"] != "http.request":
                 return Answer(CALLER_GONE)
             body += message.get("body", b"")
             if len(body) > self.body_bytes_max:
                 return self.too_large()
             more = message.get("more_body", False)
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        serving = self.begin(headers, body, request_id, partial(service.settle, answered))
+        serving.begin(body)
         watch = _Watch(receive)
         try:
-            return await answered
+            return await serving.answered
         except asyncio.CancelledError:
-            return serving.gone() if watch.gone else self._stopped(serving)
+            answer = serving.gone() if watch.gone else _stopped(serving)
+            serving.end(answer)
+            return answer
         finally:
             watch.stop()
 
-    def _stopped(self, serving: "Serving | None" = None) -> Answer:
-        if task := asyncio.current_task():
-            task.uncancel()  # it has only its answer left to send
-        return serving.stopped() if serving else self.stopped()
-
-    def refusal(self, headers: Mapping[bytes, bytes], request_id: bytes) -> Answer | None:
+    def refusal(self, serving: "Serving") -> Answer | None:
         """What is wrong with a request by its head; None when its body is wanted."""
+        headers = serving.headers
         try:
             self.keys.check(headers)
-            if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+            packed = headers.get(b"content-encoding")
+            if packed and packed.strip().lower() not in (b"", b"identity"):
                 raise BadRequest("send the body as it is: compressed bodies are not taken")
             length = headers.get(b"content-length", b"")
             if length.isdigit() and int(length) > self.body_bytes_max:
@@ -143,7 +158,7 @@ class CallEndpoint:
         except GatewayError as error:
             return self.refused(error, None)
         except Exception as error:
-            return self.failed(request_id, error)
+            return self.failed(serving.request_id, error)
         return None
 
     def too_large(self) -> Answer:
@@ -151,19 +166,9 @@ class CallEndpoint:
         error = TooLarge(f"the body has more than the {self.body_bytes_max} bytes that are taken")
         return self.refused(error, None)
 
-    def begin(
-        self,
-        headers: Mapping[bytes, bytes],
-        body: bytes | bytearray,
-        request_id: bytes,
-        done: Callable[[Answer], None],
-    ) -> "Serving":
-        """Serve a whole request: `done` gets whatever comes of it, once, and maybe at once."""
-        return Serving(self, headers, body, request_id, done)
-
     def report(self, answer: Answer, duration_s: float) -> None:
         """Count a request that has ended with `answer`, so long after its head had come."""
-        _, model, timings = answer.reply
+        _, model, timings, _ = answer.reply
         self._observe(
             RequestEnded(
                 self._route,
@@ -176,94 +181,123 @@ class CallEndpoint:
             )
         )
 
-    def stopped(self, exchange: Exchange | None = None) -> Answer:
-        """What to answer when the server's time to end is over."""
-        return self.refused(Draining("this gateway is stopping"), exchange)
-
     def failed(self, request_id: bytes, error: BaseException) -> Answer:
         """What to answer to a bug of ours."""
         _log.error("internal error on %s, request %s", self._route, request_id.decode(), exc_info=error)
-        body = error_body("internal error", "api_error", None, "internal_error")
-        return Answer(500, Reply(body, "", Timings()))
+        status, body, headers = self._tell(None, None)
+        return Answer(status, Reply(body, "", Timings()), headers=headers)
 
     def refused(self, error: GatewayError, exchange: Exchange | None) -> Answer:
         if isinstance(error, TemporaryError | Unauthorized):
             self._observe(CallRejected(_reason(error)))
         model = self.gateway.label(exchange.call.model) if exchange else ""
         items = exchange.items if exchange else 0
-        reply = Reply(body_of(error), model, Timings())
-        return Answer(status_of(error), reply, items, headers_of(error), isinstance(error, TooLarge))
+        status, body, headers = self._tell(error, exchange.call if exchange else None)
+        return Answer(status, Reply(body, model, Timings()), items, headers, isinstance(error, TooLarge))
 
 
 class Serving:
-    """One call, from its body to its answer. Whoever wants none any more has it `gone` or `stopped`."""
+    """One call, from its head to its answer, which `send` gets, once. Whoever wants none any more asks for
+    the answer `gone` or `stopped`, and ends it with that.
+    """
 
-    __slots__ = ("_call", "_done", "_endpoint", "_exchange", "_request_id")
+    __slots__ = ("_call", "_exchange", "ended", "endpoint", "headers", "request_id")
 
-    def __init__(
-        self,
-        endpoint: CallEndpoint,
-        headers: Mapping[bytes, bytes],
-        body: bytes | bytearray,
-        request_id: bytes,
-        done: Callable[[Answer], None],
-    ) -> None:
-        self._endpoint = endpoint
-        self._request_id = request_id
-        self._done: Callable[[Answer], None] | None = done
+    def __init__(self, endpoint: CallEndpoint, headers: Mapping[bytes, bytes], request_id: bytes) -> None:
+        self.endpoint = endpoint
+        self.headers = headers
+        self.request_id = request_id
+        self.ended = False
         self._exchange: Exchange | None = None
         self._call: service.Serving | None = None
+
+    def begin(self, body: bytes | bytearray) -> None:
+        """Its body is whole. It may end at once."""
+        endpoint, headers = self.endpoint, self.headers
         try:
-            exchange = self._exchange = endpoint.dialect(parse_json(body), headers)
+            exchange = self._exchange = endpoint.dialect(endpoint.parse(body), headers)
             call = exchange.call
-            call.timeout_s = _timeout_of(headers)
+            if not _WISHES.isdisjoint(headers):
+                call.timeout_s = _timeout_of(headers)
+                call.bulk = _is_bulk(headers)
             call.caller = endpoint.keys.caller(headers)
-            self._call = endpoint.gateway.begin(call, self._on_outcome)
+            if exchange.items > _MANY_ITEMS:
+                asyncio.get_running_loop().call_soon(self._ask, call)
+            else:
+                self._call = endpoint.gateway.begin(call, self._on_outcome)
         except Exception as error:
-            self._end(self._wrong(error))
+            self.end(self._wrong(error))
+
+    def _ask(self, call: Call) -> None:
+        if self.ended:
+            return
+        try:
+            self._call = self.endpoint.gateway.begin(call, self._on_outcome)
+        except Exception as error:
+            self.end(self._wrong(error))
 
     def gone(self) -> Answer:
         """Its caller has hung up."""
-        self._leave()
+        if self._call:
+            self._call.leave()
         return Answer(CALLER_GONE, items=self._exchange.items if self._exchange else 0)
 
     def stopped(self) -> Answer:
         """The server's time to end is over."""
-        self._leave()
-        return self._endpoint.stopped(self._exchange)
-
-    def _leave(self) -> None:
-        self._done = None
         if self._call:
             self._call.leave()
+        return self.endpoint.refused(Draining("this gateway is stopping"), self._exchange)
+
+    def end(self, answer: Answer) -> None:
+        """This comes of it, unless it has ended."""
+        if not self.ended:
+            self.ended = True
+            self._exchange = self._call = None  # as long as its connection is idle, somebody may hold it
+            self.send(answer)
+
+    def send(self, answer: Answer) -> None:
+        raise NotImplementedError
 
     def _on_outcome(self, outcome: service.Result | Exception) -> None:
         if isinstance(outcome, Exception):
-            self._end(self._wrong(outcome))
-        elif self._exchange:
-            self._render(self._exchange, self._exchange.render(outcome, self._request_id))
+            self.end(self._wrong(outcome))
+        elif exchange := self._exchange:
+            self._render(exchange, exchange.render(outcome, self.request_id))
 
     def _render(self, exchange: Exchange, rendering: Rendering) -> None:
-        if self._done is None:
+        if self.ended:
             return
         try:
             next(rendering)
         except StopIteration as end:
-            self._end(Answer(200, end.value, exchange.items))
+            self.end(Answer(200, end.value, exchange.items))
         except Exception as error:
-            self._end(self._wrong(error))
+            self.end(self._wrong(error))
         else:
             asyncio.get_running_loop().call_soon(self._render, exchange, rendering)
 
     def _wrong(self, error: Exception) -> Answer:
         if isinstance(error, GatewayError):
-            return self._endpoint.refused(error, self._exchange)
-        return self._endpoint.failed(self._request_id, error)
+            return self.endpoint.refused(error, self._exchange)
+        return self.endpoint.failed(self.request_id, error)
 
-    def _end(self, answer: Answer) -> None:
-        done, self._done, self._call = self._done, None, None
-        if done:
-            done(answer)
+
+class _Awaited(Serving):
+    __slots__ = ("answered",)
+
+    def __init__(self, endpoint: CallEndpoint, headers: Mapping[bytes, bytes], request_id: bytes) -> None:
+        super().__init__(endpoint, headers, request_id)
+        self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def send(self, answer: Answer) -> None:
+        service.settle(self.answered, answer)
+
+
+def _stopped(serving: Serving) -> Answer:
+    """The answer of a task that the server has cancelled, since its time to end is over."""
+    if task := asyncio.current_task():
+        task.uncancel()  # it has only its answer left to send
+    return serving.stopped()
 
 
 class _Watch:
@@ -294,8 +328,15 @@ class _Watch:
             self._watched.cancel()
 
 
+_TIMEOUTS = (b"x-request-timeout", b"x-litellm-timeout")
+_PRIORITY = b"x-priority"
+_WISHES = frozenset({*_TIMEOUTS, _PRIORITY})
+"""Headers that say how a call wants to be served; most have none of them."""
+
+
 def _timeout_of(headers: Mapping[bytes, bytes]) -> float | None:
-    for name in (b"x-request-timeout", b"x-litellm-timeout"):
+    """Seconds."""
+    for name in _TIMEOUTS:
         if given := headers.get(name):
             try:
                 seconds = float(given)
@@ -305,6 +346,13 @@ def _timeout_of(headers: Mapping[bytes, bytes]) -> float | None:
                 raise BadRequest(f"{name.decode()} must be a number of seconds above 0")
             return seconds
     return None
+
+
+def _is_bulk(headers: Mapping[bytes, bytes]) -> bool:
+    given = (headers.get(_PRIORITY) or b"interactive").strip().lower()
+    if given not in (b"interactive", b"bulk"):
+        raise BadRequest("x-priority must be interactive or bulk")
+    return given == b"bulk"
 
 
 def _reason(error: GatewayError) -> str:

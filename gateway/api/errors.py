@@ -1,6 +1,7 @@
-"""Which status and body each error becomes. No other place knows a status code of ours."""
+"""Which status and body each error becomes; native.py alone has others, Infinity's own."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import orjson
 
@@ -19,6 +20,7 @@ from gateway.errors import (
     Unauthorized,
     UnknownModel,
 )
+from gateway.messages import Call
 
 STATUS: Mapping[type[GatewayError], tuple[int, str, str]] = {
     # error: (status, type, code), the last two in OpenAI's words
@@ -37,6 +39,21 @@ STATUS: Mapping[type[GatewayError], tuple[int, str, str]] = {
 }
 
 CALLER_GONE = 499  # nginx's word for a caller who left before the answer; never sent, only counted
+
+
+class Told(NamedTuple):
+    """An error as its caller gets it."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+def tell(error: GatewayError | None, _call: Call | None = None) -> Told:
+    """In OpenAI's shape; None is a bug of ours."""
+    if error is None:
+        return Told(500, error_body("internal error", "api_error", None, "internal_error"), [])
+    return Told(status_of(error), body_of(error), headers_of(error))
 
 
 def status_of(error: GatewayError) -> int:

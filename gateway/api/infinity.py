@@ -16,7 +16,7 @@ _KNOWN = frozenset({"model", "input", "user"})
 
 
 @dataclass(slots=True)
-class _Classification:
+class Classified:
     call: ClassifyCall
 
     @property
@@ -38,11 +38,40 @@ class Classify:
     def __init__(self, limits: LimitsSettings) -> None:
         self._limits = limits
 
-    def __call__(self, fields: dict[str, Any], _headers: Mapping[bytes, bytes]) -> _Classification:
+    def __call__(self, fields: dict[str, Any], _headers: Mapping[bytes, bytes]) -> Classified:
         if "input" not in fields:
             raise BadRequest("input is missing", param="input")
         texts = texts_of(fields["input"], "input", self._limits)
-        return _Classification(ClassifyCall(texts, model_of(fields), params_of(fields, _KNOWN)))
+        return Classified(ClassifyCall(texts, model_of(fields), params_of(fields, _KNOWN)))
+
+
+def render_model_info(models: list[ModelCard]) -> bytes:
+    """The same as LiteLLM has it. Where servers are and what they call a model is no matter of callers."""
+    return orjson.dumps(
+        {
+            "data": [
+                {
+                    "model_name": model.name,
+                    "litellm_params": {"model": f"infinity/{model.name}"},
+                    "model_info": {
+                        "id": model.name,
+                        "db_model": False,
+                        "mode": _mode(model.capabilities),
+                        "litellm_provider": "infinity",
+                        "capabilities": model.capabilities,
+                    },
+                }
+                for model in models
+            ]
+        }
+    )
+
+
+def _mode(capabilities: tuple[str, ...]) -> str | None:
+    """In LiteLLM's words; None until a server has told what the model can do."""
+    if any(capability.endswith("embed") for capability in capabilities):
+        return "embedding"
+    return capabilities[0] if capabilities else None
 
 
 def render_models(models: list[ModelCard], created: int) -> bytes:

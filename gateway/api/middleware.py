@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from itertools import count
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,13 +18,13 @@ _PREFIX = os.urandom(6).hex().encode()
 _NUMBERS = count()
 
 
-def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
     """The caller's id for the request if it can be repeated safely, else a new one: 24 hexadecimal digits,
     of which the first half is this process's own.
     """
-    for name, given in headers:
-        if name == b"x-request-id" and _SAFE.fullmatch(given):
-            return given
+    given = headers.get(b"x-request-id")
+    if given is not None and _SAFE.fullmatch(given):
+        return given
     return b"%b%012x" % (_PREFIX, next(_NUMBERS))
 
 
@@ -39,7 +39,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = scope[REQUEST_ID] = request_id_of(scope["headers"])
+        request_id = scope[REQUEST_ID] = request_id_of(dict(scope["headers"]))
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -6,8 +6,17 @@ from typing import Any
 
 import orjson
 
-from gateway.api.parsing import check_count, count_of, model_of, params_of, stripped, texts_of
-from gateway.api.rendering import Rendering, Reply, envelope, usage
+from gateway.api.parsing import (
+    check_count,
+    dimensions_of,
+    model_of,
+    params_of,
+    refuse_tokens,
+    role_of,
+    stripped,
+    texts_of,
+)
+from gateway.api.rendering import Rendering, envelope, reply_of, sliced, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import EmbeddingCall, EmbeddingResult, Modality
@@ -15,22 +24,19 @@ from gateway.vectors import as_base64, as_floats
 
 _KNOWN = frozenset({
     "model", "input", "encoding_format", "dimensions", "output_dimension", "user", "modality", "input_type",
-    "task", "output_dtype",
+    "task", "output_dtype", "embedding_type", "truncation", "truncate", "normalized", "late_chunking",
 })  # fmt: skip
-_ROLES = {
-    "query": "query",
-    "search_query": "query",
-    "retrieval.query": "query",
-    "document": "document",
-    "passage": "document",
-    "search_document": "document",
-    "retrieval.passage": "document",
-}
-_SLICE = 64  # vectors rendered before others get their turn; floats of 64 x 1024 take about a millisecond
+_ROW = b'{"object":"embedding","embedding":%b,"index":%d}'
+
+_PLAIN = frozenset({"model", "input", "encoding_format"})
+"""What most calls have, and nothing else that would have to be read."""
+
+_FIXED = {"normalized": True, "late_chunking": False}
+"""Jina's, with what the servers do in any case."""
 
 
 @dataclass(slots=True)
-class _Embedding:
+class Embedded:
     call: EmbeddingCall
     convert: Callable[[bytes], bytes]
     """Writes one vector as the caller wants it."""
@@ -40,44 +46,49 @@ class _Embedding:
         return len(self.call.inputs)
 
     def render(self, result: EmbeddingResult, request_id: bytes) -> Rendering:
-        parts: list[bytes] = []
-        for index, vector in enumerate(result.vectors):
-            if index and index % _SLICE == 0:
-                yield
-            parts.append(b'{"object":"embedding","embedding":%b,"index":%d}' % (self.convert(vector), index))
-        body = b'{"object":"list","data":[%b],"model":%b,"usage":%b,%b}' % (
-            b",".join(parts),
-            orjson.dumps(result.model),
+        convert, vectors, model = self.convert, result.vectors, result.model
+        if len(vectors) == 1:
+            slices = [_ROW % (convert(vectors[0]), 0)]
+        else:
+            rows = (_ROW % (convert(vector), index) for index, vector in enumerate(vectors))
+            slices = yield from sliced(rows, len(vectors))
+        after = b'],"model":%b,"usage":%b,%b}' % (
+            orjson.dumps(model),
             usage(result.tokens),
             envelope(request_id),
         )
-        return Reply(body, result.model, result.timings)
+        return reply_of(b'{"object":"list","data":[', slices, after, model, result.timings)
 
 
 class Embeddings:
     def __init__(self, limits: LimitsSettings) -> None:
         self._limits = limits
 
-    def __call__(self, fields: dict[str, Any], _headers: Mapping[bytes, bytes]) -> _Embedding:
-        encoding = fields.get("encoding_format")
-        if encoding not in (None, "float", "base64"):
-            raise BadRequest("encoding_format must be float or base64", param="encoding_format")
+    def __call__(self, fields: dict[str, Any], _headers: Mapping[bytes, bytes]) -> Embedded:
+        encoding = _encoding(fields)
+        convert = as_base64 if encoding == "base64" else as_floats
+        if fields.keys() <= _PLAIN:
+            return Embedded(EmbeddingCall(self._inputs(fields, Modality.TEXT), model_of(fields)), convert)
         if fields.get("output_dtype") not in (None, "float"):
             raise BadRequest(
                 "output_dtype must be float; other types are a property of the server", param="output_dtype"
             )
-        role = fields.get("input_type") or fields.get("task")
+        for name, wanted in _FIXED.items():
+            if fields.get(name) not in (None, wanted):
+                raise BadRequest(
+                    f"{name} must be {str(wanted).lower()}; the server knows no other", param=name
+                )
         named = fields.get("modality")
         modality = Modality.TEXT if named is None else _modality(named)
         call = EmbeddingCall(
             self._inputs(fields, modality),
             model_of(fields),
             modality,
-            _dimensions(fields),
-            _ROLES.get(role) if isinstance(role, str) else None,
+            dimensions_of(fields),
+            role_of(fields, "input_type", "task"),
             params_of(fields, _KNOWN),
         )
-        return _Embedding(call, as_base64 if encoding == "base64" else as_floats)
+        return Embedded(call, convert)
 
     def _inputs(self, fields: dict[str, Any], modality: Modality) -> list[str]:
         if "input" not in fields:
@@ -87,12 +98,7 @@ class Embeddings:
             if modality is Modality.TEXT:
                 return [stripped(value, "input", self._limits)]
             value = [value]
-        elif type(value) is list and value and _are_tokens(value):
-            raise BadRequest(
-                "input holds token ids; Infinity takes text. LangChain's OpenAIEmbeddings sends text with "
-                "check_embedding_ctx_length=False; with the OpenAI client pass strings",
-                param="input",
-            )
+        refuse_tokens(value, "input")
         if modality is Modality.TEXT:
             return texts_of(value, "input", self._limits)
         return self._media(value, modality)
@@ -112,16 +118,13 @@ class Embeddings:
         return value
 
 
-def _are_tokens(value: list[Any]) -> bool:
-    first = value[0]
-    return type(first) is int or (type(first) is list and all(type(token) is int for token in first))
-
-
-def _dimensions(fields: dict[str, Any]) -> int | None:
-    for name in ("dimensions", "output_dimension"):
-        # Infinity's clients send 0 for "all of them".
-        if fields.get(name) is not None and not (type(fields[name]) is int and fields[name] == 0):
-            return count_of(fields, name)
+def _encoding(fields: dict[str, Any]) -> str | None:
+    """Under OpenAI's name or Jina's."""
+    for name in ("encoding_format", "embedding_type"):
+        if (encoding := fields.get(name)) is not None:
+            if encoding in ("float", "base64"):
+                return str(encoding)
+            raise BadRequest(f"{name} must be float or base64", param=name)
     return None
 
 

@@ -14,10 +14,20 @@ _PARAM_CHARS_MAX = 256
 _NAME_CHARS_MAX = 256
 
 # Unicode's White_Space, which Infinity strips and counts without. Python's own strip takes \x1c-\x1f too.
-_WHITE_SPACE = (
+WHITE_SPACE = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
+
+_ROLES = {
+    "query": "query",
+    "search_query": "query",
+    "retrieval.query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_document": "document",
+    "retrieval.passage": "document",
+}
 
 _PYTHONS = {"True": "true", "False": "false", "None": "null"}
 
@@ -125,13 +135,40 @@ def check_count(value: Sequence[Any], name: str, most: int) -> None:
 
 def stripped(text: str, name: str, limits: LimitsSettings) -> str:
     """A text as Infinity would strip it, within the limit."""
-    text = text.strip(_WHITE_SPACE)
+    text = text.strip(WHITE_SPACE)
     if len(text) > limits.text_chars_max:
         raise BadRequest(
             f"{name} has a text of {len(text)} characters; at most {limits.text_chars_max} are taken",
             param=name,
         )
     return text
+
+
+def dimensions_of(fields: Mapping[str, Any]) -> int | None:
+    """How many numbers of each vector are wanted; None for all of them."""
+    for name in ("dimensions", "output_dimension"):
+        # Infinity's clients send 0 for "all of them".
+        if fields.get(name) is not None and not (type(fields[name]) is int and fields[name] == 0):
+            return count_of(fields, name)
+    return None
+
+
+def refuse_tokens(value: Any, name: str) -> None:
+    if type(value) is not list or not value:
+        return
+    first = value[0]
+    if type(first) is int or (type(first) is list and all(type(token) is int for token in first)):
+        raise BadRequest(
+            f"{name} holds token ids; Infinity takes text. LangChain's OpenAIEmbeddings sends text with "
+            "check_embedding_ctx_length=False; with the OpenAI client pass strings",
+            param=name,
+        )
+
+
+def role_of(fields: Mapping[str, Any], *names: str) -> str | None:
+    """What the texts are for, `query` or `document`, by the first of the named fields that says anything."""
+    said = next((fields[name] for name in names if fields.get(name)), None)
+    return _ROLES.get(said) if isinstance(said, str) else None
 
 
 def params_of(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Scalar]:

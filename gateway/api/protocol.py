@@ -8,7 +8,7 @@ yet, HTTP/1.0, `Expect: 100-continue`, callers who send without reading.
 
 import asyncio
 from collections.abc import Mapping, Sized
-from typing import Any, cast
+from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.config import Config
@@ -18,12 +18,14 @@ from uvicorn.server import ServerState
 
 from gateway.api.drain import Drain
 from gateway.api.endpoint import CLOSE, Answer, CallEndpoint, Serving
-from gateway.api.errors import CALLER_GONE
 from gateway.api.middleware import request_id_of
 
 
 class Protocol(HttpToolsProtocol):
     """One connection. `calls` are the endpoints by their paths."""
+
+    cycle: Any
+    """The latest request, as uvicorn has it or on the direct way; None before the first."""
 
     def __init__(
         self,
@@ -45,6 +47,8 @@ class Protocol(HttpToolsProtocol):
         self._idle_since: float | None = None
         self._without_offer = b""
         """The head of a request that the parser has just given up, as it is to be read again."""
+        self._given: list[tuple[bytes, bytes]] = []
+        self._given_lines = b""
 
     def data_received(self, data: bytes) -> None:
         self._idle_since = None
@@ -81,28 +85,34 @@ class Protocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
         if self.transport.is_closing():
             return  # It follows an answer that ends the connection.
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        parser = self.parser
+        method = parser.get_method()
+        if parser.should_upgrade() and method != b"CONNECT":
             self._without_offer = self._head_without_offer()
             return
         endpoint = self._calls.get(self.url)
-        if endpoint is None or not self._is_plain():
+        headers = dict(self.headers)
+        expected = headers.get(b"expect")
+        self.expect_100_continue = expected is not None and expected.lower() == b"100-continue"
+        if (
+            endpoint is None
+            or method != b"POST"
+            or not (self.cycle is None or self.cycle.response_complete)
+            or self.expect_100_continue
+            or self.flow.write_paused
+            or parser.get_http_version() != "1.1"
+        ):
             self._go_ordinary_way()
             return
-        self._call = self.cycle = _Call(self, endpoint)  # type: ignore[assignment]
-        self._call.begin()
-
-    def _is_plain(self) -> bool:
-        before = cast("_Call | None", self.cycle)
-        return (
-            self.parser.get_method() == b"POST"
-            and (before is None or before.response_complete)
-            and not self.expect_100_continue
-            and not self.flow.write_paused
-            and self.parser.get_http_version() == "1.1"
-        )
+        call = self._call = self.cycle = _Call(self, endpoint, headers)
+        if refusal := endpoint.refusal(call):
+            call.end(refusal)
 
     def _go_ordinary_way(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -113,8 +123,8 @@ class Protocol(HttpToolsProtocol):
         self.headers = []  # for trailers, which are no headers
 
     def on_body(self, body: bytes) -> None:
-        call = cast("object", self.cycle)
-        if isinstance(call, _Call):
+        call = self._call
+        if call is not None and call is self.cycle:
             call.on_body(body)
         else:
             super().on_body(body)
@@ -122,11 +132,19 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._without_offer:
             return
-        call = cast("object", self.cycle)
-        if isinstance(call, _Call):
+        call = self._call
+        if call is not None and call is self.cycle:
             self._whole = call
         else:
             super().on_message_complete()
+
+    def given_fields(self) -> bytes:
+        """The lines of what uvicorn wants in every answer: a list that it makes anew once a second."""
+        given = self.server_state.default_headers
+        if given is not self._given:
+            self._given = given
+            self._given_lines = b"".join([b"%b: %b\r\n" % field for field in given])
+        return self._given_lines
 
     # Offers of another protocol. Java's HttpClient offers HTTP/2 with its first call to a plain address
     # (`Upgrade: h2c`). The offer may be ignored, but httptools takes what follows the head for the other
@@ -165,7 +183,8 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._close_after(self.timeout_keep_alive)
@@ -197,55 +216,50 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-class _Call:
+class _Call(Serving):
     """A call on the direct way. It is what uvicorn's protocol finds where it keeps the cycle of a request
     and what its server finds among the tasks, so it has what those two touch.
     """
 
-    __slots__ = (
-        "_body", "_endpoint", "_headers", "_protocol", "_request_id", "_serving", "_started",
-        "disconnected", "keep_alive", "response_complete",
-    )  # fmt: skip
+    __slots__ = ("_body", "_protocol", "_started", "disconnected", "keep_alive")
 
     message_event = asyncio.Event()  # uvicorn sets it, and nobody waits for it
 
-    def __init__(self, protocol: Protocol, endpoint: CallEndpoint) -> None:
+    def __init__(self, protocol: Protocol, endpoint: CallEndpoint, headers: Mapping[bytes, bytes]) -> None:
+        super().__init__(endpoint, headers, request_id_of(headers))
         self._protocol = protocol
-        self._endpoint = endpoint
-        self._headers = dict(protocol.headers)
-        self._request_id = request_id_of(protocol.headers)
         self._body: bytes | bytearray = b""
         self._started = protocol.loop.time()
-        self._serving: Serving | None = None
         self.disconnected = False
         self.keep_alive = protocol.parser.should_keep_alive()
-        self.response_complete = False
         protocol.tasks.add(self)  # type: ignore[arg-type]
 
-    def begin(self) -> None:
-        """The head is there."""
-        if refusal := self._endpoint.refusal(self._headers, self._request_id):
-            self._end(refusal)
+    @property
+    def response_complete(self) -> bool:
+        return self.ended
 
     def on_body(self, chunk: bytes) -> None:
-        if self.response_complete:
+        if self.ended:
             return
-        if self._body and type(self._body) is bytes:
-            self._body = bytearray(self._body)
-        self._body += chunk
-        if len(self._body) > self._endpoint.body_bytes_max:
-            self._end(self._endpoint.too_large())
+        if not self._body:
+            self._body = chunk
+        elif type(self._body) is bytearray:
+            self._body += chunk
+        else:
+            self._body = bytearray(self._body) + chunk
+        if len(self._body) > self.endpoint.body_bytes_max:
+            self.end(self.endpoint.too_large())
 
     def serve(self) -> None:
         """The body is whole."""
-        if not self.response_complete and not self._protocol.transport.is_closing():
+        if not self.ended and not self._protocol.transport.is_closing():
             body, self._body = self._body, b""
-            self._serving = self._endpoint.begin(self._headers, body, self._request_id, self._end)
+            self.begin(body)
 
     def leave(self) -> None:
         """The caller has hung up."""
-        if not self.response_complete:
-            self._end(self._serving.gone() if self._serving else Answer(CALLER_GONE))
+        if not self.ended:
+            self.end(self.gone())
 
     def cancel(self, msg: object = None) -> None:  # noqa: ARG002 - as a task has it
         """By uvicorn's server, whose time to end is over. Not at once: it is just going through the set of
@@ -253,29 +267,29 @@ class _Call:
         self._protocol.loop.call_soon(self._stop)
 
     def _stop(self) -> None:
-        if not self.response_complete:
-            self._end(self._serving.stopped() if self._serving else self._endpoint.stopped())
+        if not self.ended:
+            self.end(self.stopped())
 
-    def _end(self, answer: Answer) -> None:
+    def send(self, answer: Answer) -> None:
         protocol, transport = self._protocol, self._protocol.transport
-        self.response_complete = True
         self._body = b""
-        self._serving = None
         protocol.tasks.discard(self)
         if not transport.is_closing():
-            closes = protocol.drain.draining or not self.keep_alive
+            closes = answer.closes or protocol.drain.draining or not self.keep_alive
             transport.write(
                 b"%b%b%bx-request-id: %b\r\n%b\r\n%b"
                 % (
                     STATUS_LINE[answer.status],
-                    b"".join([b"%b: %b\r\n" % field for field in protocol.server_state.default_headers]),
+                    protocol.given_fields(),
                     answer.head(),
-                    self._request_id,
+                    self.request_id,
                     CLOSE if closes and not answer.closes else b"",
                     answer.reply.body,
                 )
             )
-            if closes or answer.closes:
+            if answer.reply.more:
+                transport.writelines(answer.reply.more)
+            if closes:
                 transport.close()
-        self._endpoint.report(answer, protocol.loop.time() - self._started)
+        self.endpoint.report(answer, protocol.loop.time() - self._started)
         protocol.on_response_complete()

@@ -12,11 +12,11 @@ from gateway.config.describing import describe
 from gateway.config.document import read_document
 from gateway.config.reader import Notes, Value
 from gateway.config.sections import Config, read_callers_key, read_config
-from gateway.config.servers import servers_of_environment
-from gateway.core.settings import EngineSettings, Secret
+from gateway.config.servers import servers_at, servers_of_environment
+from gateway.core.settings import EngineSettings, LimitsSettings, Secret
 from gateway.errors import ConfigError
 
-__all__ = ["Config", "callers_key", "describe", "from_environment", "load", "parse"]
+__all__ = ["Config", "callers_key", "describe", "from_environment", "from_servers", "load", "parse"]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -45,6 +45,14 @@ def from_environment(environ: Mapping[str, str]) -> Config | None:
     config = Config(EngineSettings(servers=servers), read_callers_key(notes))
     notes.raise_problems()
     return config if servers else None
+
+
+def from_servers(api_base: str, api_key: Secret | None, timeout_s: float, limits: LimitsSettings) -> Config:
+    """The comma-separated servers of `api_base`, their models to be learned; each has so long for a batch."""
+    notes = Notes({"INFINITY_API_KEY": api_key.reveal()} if api_key else {})
+    servers = servers_at(Value("api_base", api_base, notes), timeout_s)
+    notes.raise_problems()
+    return Config(EngineSettings(servers=servers, limits=limits))
 
 
 def callers_key(environ: Mapping[str, str]) -> Secret | None:

@@ -3,7 +3,7 @@
 import re
 
 from gateway.config import litellm
-from gateway.config.reader import Value, matches, nearest
+from gateway.config.reader import Value, matching, nearest
 from gateway.messages import Scalar
 
 # Given once for all calls they would change, without a word, what a caller asked for.
@@ -24,8 +24,8 @@ def read_params(params: Value) -> dict[str, Scalar]:
     for key, value in params.mapping().items():
         if key in litellm.PARAMS:
             continue
-        if matches(key, litellm.PARAMS_IDLE):
-            value.notes.idle(value.path)
+        if why := matching(key, litellm.PARAMS_IDLE):
+            value.notes.idle(value.path, why)
         elif refusal := _refusal(key, known):
             value.problem(refusal)
         else:

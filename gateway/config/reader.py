@@ -30,14 +30,14 @@ class Notes:
         self.environ = dict(environ)
         self.problems: list[str] = []
         self._warnings: list[str] = []
-        self._idle: dict[str, list[str]] = {}
+        self._idle: dict[str, tuple[str, list[str]]] = {}
 
     def warn(self, path: str, text: str) -> None:
         self._warnings.append(f"{path}: {text}")
 
-    def idle(self, path: str) -> None:
+    def idle(self, path: str, why: str) -> None:
         """A key without effect, to be reported once however many entries of a list have it."""
-        self._idle.setdefault(re.sub(r"\[\d+\]", "[]", path), []).append(path)
+        self._idle.setdefault(re.sub(r"\[\d+\]", "[]", path), (why, []))[1].append(path)
 
     def variable(self, name: str) -> "Value":
         """An environment variable with a meaning of its own."""
@@ -45,9 +45,9 @@ class Notes:
 
     def warnings(self) -> tuple[str, ...]:
         found = list(self._warnings)
-        for first, *others in self._idle.values():
+        for why, (first, *others) in self._idle.values():
             more = f" (and {len(others)} more like it)" if others else ""
-            found.append(f"{first}: has no effect here{more}")
+            found.append(f"{first}: has no effect here, since {why}{more}")
         return tuple(found)
 
     def raise_problems(self) -> None:
@@ -169,13 +169,14 @@ class Value:
             return []
         return [Value(f"{self.path}[{i}]", item, self.notes) for i, item in enumerate(self.raw)]
 
-    def only(self, used: Collection[str], idle: Collection[str] = ()) -> "Value":
+    def only(self, used: Collection[str], idle: Mapping[str, str] | None = None) -> "Value":
         """Itself, once its keys are checked: `idle` ones are warnings, those in neither are problems."""
+        idle = idle or {}
         for key, value in self.mapping().items():
             if key in used:
                 continue
-            if matches(key, idle):
-                self.notes.idle(value.path)
+            if why := matching(key, idle):
+                self.notes.idle(value.path, why)
             else:
                 hint = nearest(key, (*used, *idle)) or f"expected one of {', '.join(used)}"
                 value.problem(f"unknown key; {hint}")
@@ -227,8 +228,9 @@ def _ordered(name: str) -> str:
     return "_".join(sorted(name.split("_")))
 
 
-def matches(key: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+def matching(key: str, patterns: Mapping[str, str]) -> str | None:
+    """What the first pattern that fits stands for."""
+    return next((meaning for pattern, meaning in patterns.items() if fnmatchcase(key, pattern)), None)
 
 
 def _encodable(text: str) -> bool:

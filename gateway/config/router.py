@@ -6,6 +6,8 @@ from gateway.config.reader import Value, nearest
 from gateway.core.settings import RouterSettings
 from gateway.messages import Task
 
+_ALIAS_IDLE = {"hidden": "every name is listed"}
+
 
 class Router:
     """Reads each of the settings, and what a name in them stands for."""
@@ -24,7 +26,7 @@ class Router:
     def _read_aliases(self, value: Value) -> dict[str, str]:
         found = {}
         for alias, given in value.mapping().items():
-            target = given.only(("model",), ("hidden",))["model"] if isinstance(given.raw, dict) else given
+            target = given.only(("model",), _ALIAS_IDLE)["model"] if isinstance(given.raw, dict) else given
             name = self._find(target)
             if alias in self._models.pools:
                 given.problem("expected a name of its own, got that of a model")

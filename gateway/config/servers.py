@@ -35,8 +35,13 @@ class Servers:
 
 def servers_of_environment(notes: Notes, timeout_s: float | None = None) -> tuple[DeploymentSettings, ...]:
     """Those of INFINITY_API_BASE, whose models are learned."""
-    servers, template = Servers(), read_template(Value("", None, notes), timeout_s)
-    for base in _bases_of_environment(notes):
+    return servers_at(_environments(notes), timeout_s)
+
+
+def servers_at(bases: Value, timeout_s: float | None = None) -> tuple[DeploymentSettings, ...]:
+    """Those of comma-separated addresses, whose models are learned."""
+    servers, template = Servers(), read_template(Value("", None, bases.notes), timeout_s)
+    for base in _separated(bases):
         servers.add(base, template)
     return tuple(servers.found)
 
@@ -47,7 +52,7 @@ def read_bases(params: Value) -> list[Value]:
     if one.given and several.given:
         several.problem("expected api_base or api_bases, got both")
     # LiteLLM's rerank takes the variable, so that its documentation leaves the address out.
-    bases = [one] if one.given else several.items() or _bases_of_environment(params.notes)
+    bases = [one] if one.given else several.items() or _separated(_environments(params.notes))
     if not bases:
         one.problem("expected http://HOST:PORT, got nothing, and INFINITY_API_BASE is not set")
     return bases
@@ -70,9 +75,13 @@ def read_template(
     )
 
 
-def _bases_of_environment(notes: Notes) -> list[Value]:
-    parts = notes.environ.get("INFINITY_API_BASE", "").split(",")
-    return [Value("INFINITY_API_BASE", part.strip(), notes) for part in parts if part.strip()]
+def _environments(notes: Notes) -> Value:
+    return Value("INFINITY_API_BASE", notes.environ.get("INFINITY_API_BASE", ""), notes)
+
+
+def _separated(bases: Value) -> list[Value]:
+    parts = str(bases.raw).split(",")
+    return [Value(bases.path, part.strip(), bases.notes) for part in parts if part.strip()]
 
 
 def _address(base: Value) -> str | None:

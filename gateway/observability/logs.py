@@ -10,8 +10,8 @@ _log = logging.getLogger("gateway")
 
 
 def log(event: Event) -> None:
-    if line := _LINES.get(type(event)):
-        line(event)
+    """`event` is one of those in `LOGGED`."""
+    LOGGED[type(event)](event)
 
 
 def _changed(event: DeploymentChanged) -> None:
@@ -32,7 +32,7 @@ def _fell_back(event: FellBack) -> None:
     _log.warning("a call for %s goes to its fallback %s", event.model, event.to)
 
 
-_LINES: dict[type[Any], Callable[[Any], None]] = {
+LOGGED: dict[type[Any], Callable[[Any], None]] = {
     DeploymentChanged: _changed,
     BadAnswerSeen: _bad_answer,
     FellBack: _fell_back,

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,45 @@ async def test_any_number_of_seconds_is_taken(caller: Caller, fake: FakeInfinity
     reply = await caller.post("/v1/embeddings", {"model": "bert", "input": "one"}, x_request_timeout=given)
 
     assert reply.status == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "texts", "expected"),
+    [
+        ("bulk", 1, "bulk"),
+        ("BULK", 1, "bulk"),
+        ("interactive", 1, "interactive"),
+        ("", 1, "interactive"),
+        ("interactive", 9, "bulk"),  # many texts are bulk, whatever their caller says
+    ],
+)
+async def test_a_priority_can_only_be_lowered(
+    caller: Caller, fake: FakeInfinity, given: str, texts: int, expected: str
+) -> None:
+    items = [f"{given} {i}" for i in range(texts)]
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/embeddings", {"model": "bert", "input": items}),
+        ("/v1/rerank", {"model": "cross", "query": "q", "documents": items}),
+        ("/v1/classify", {"model": "classifier", "input": items}),
+    ]
+    for path, body in calls:
+        before = await caller.samples()
+        reply = await caller.post(path, body, x_priority=given)
+        after = await caller.samples()
+
+        assert reply.status == 200
+        for name in ("interactive", "bulk"):
+            labels = {"model": body["model"], "class_": name}
+            counted = [each.value("queue_wait_seconds_count", **labels) for each in (before, after)]
+            assert counted[1] - counted[0] == (name == expected)
+
+
+@pytest.mark.parametrize("given", ["high", "0", "bulk, interactive", "Bulk!"])
+async def test_an_unknown_priority_is_refused(caller: Caller, fake: FakeInfinity, given: str) -> None:
+    reply = await caller.post("/v1/embeddings", {"model": "bert", "input": "one"}, x_priority=given)
+
+    assert reply.error(400) == "x-priority must be interactive or bulk"
+    assert fake.requests == []
 
 
 # Routes
