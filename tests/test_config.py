@@ -14,6 +14,9 @@ from gateway.core.settings import DeploymentSettings, DrainSettings, EngineSetti
 from gateway.errors import ConfigError
 from gateway.messages import Task
 
+IDLE = "has no effect here, since"
+ROOM = "a server is given what it has room for, which is learned"
+
 LITELLM_DOCS = """
 model_list:
   - model_name: custom-infinity-rerank
@@ -224,22 +227,22 @@ def test_a_file_for_many_providers_serves_its_infinity_models() -> None:
     assert config.engine.router.fallbacks == {}
     assert config.master_key == Secret("sk-1234")
     assert sorted(config.warnings) == [
-        "general_settings.alerting: has no effect here",
-        "general_settings.database_url: has no effect here",
-        "litellm_settings.cache: has no effect here",
-        "litellm_settings.cache_params: has no effect here",
-        "litellm_settings.callbacks: has no effect here",
-        "litellm_settings.drop_params: has no effect here",
+        f"general_settings.alerting: {IDLE} nothing is called back or traced; see the log and /metrics",
+        f"general_settings.database_url: {IDLE} there is no database; this file holds all there is",
+        f"litellm_settings.cache: {IDLE} the cache is gateway.cache, in this process's memory",
+        f"litellm_settings.cache_params: {IDLE} the cache is gateway.cache, in this process's memory",
+        f"litellm_settings.callbacks: {IDLE} nothing is called back or traced; see the log and /metrics",
+        f"litellm_settings.drop_params: {IDLE} no parameter has to be dropped for Infinity",
         "litellm_settings.fallbacks[0].gpt-4o: left out, since 'gpt-4o' is skipped",
         "litellm_settings.fallbacks[0].gpt-4o[0]: left out, since 'qwen3' is skipped",
         "model_list[0]: skipped, since 'azure/gpt-4o-eu' is not an infinity/ model",
         "model_list[1]: skipped, since 'hosted_vllm/Qwen/Qwen3-30B-A3B-FP8' is not an infinity/ model",
-        "model_list[2].litellm_params.rpm: has no effect here (and 1 more like it)",
-        "model_list[3].litellm_params.tpm: has no effect here",
+        f"model_list[2].litellm_params.rpm: {IDLE} {ROOM} (and 1 more like it)",
+        f"model_list[3].litellm_params.tpm: {IDLE} {ROOM}",
         "model_list[4]: skipped, since 'openai/Systran/faster-whisper-small' is not an infinity/ model",
-        "router_settings.model_group_alias.text-embedding-ada-002.hidden: has no effect here",
+        f"router_settings.model_group_alias.text-embedding-ada-002.hidden: {IDLE} every name is listed",
         "router_settings.model_group_alias['gpt-3.5-turbo']: left out, since 'gpt-4o' is skipped",
-        "router_settings.redis_host: has no effect here",
+        f"router_settings.redis_host: {IDLE} gateways share no state",
         "router_settings.routing_strategy: usage-based-routing-v2 is not offered here; least-busy is used",
     ]
 
@@ -288,7 +291,8 @@ def test_a_file_that_uses_everything_loads() -> None:
     assert config.drain == DrainSettings(grace_s=0, in_flight_s_max=45)
     assert config.rerank_documents == "string"
     assert config.master_key == Secret("sk-gw")
-    assert config.warnings == ("model_list[0].litellm_params.tags: has no effect here (and 1 more like it)",)
+    why = "the server that will answer first is taken"
+    assert config.warnings == (f"model_list[0].litellm_params.tags: {IDLE} {why} (and 1 more like it)",)
 
 
 def test_every_problem_of_a_file_is_told_at_once() -> None:
@@ -666,7 +670,7 @@ def test_litellms_own_parameters_are_not_passed_on() -> None:
 
     assert only_pool(config).params == {}
     assert len(config.warnings) == len(own)
-    assert "model_list[0].litellm_params.rpm: has no effect here (and 1 more like it)" in config.warnings
+    assert f"model_list[0].litellm_params.rpm: {IDLE} {ROOM} (and 1 more like it)" in config.warnings
 
 
 @pytest.mark.parametrize(
