@@ -18,16 +18,19 @@ BALANCERS := direct,nginx,haproxy,gateway
 BENCH := $(VENV)/python -m benchmarks
 RUNS := benchmarks/runs
 
-.PHONY: help run test check bench bench-quick clean
+.PHONY: help run test test-clients check bench bench-quick clean
 
 help: ## print the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: .venv/installed .infinity/installed ## start two local Infinity servers and the gateway on port 4000
 	PATH="$(CURDIR)/.infinity/bin:$$PATH" $(VENV)/infinity-gateway serve
 
-test: .venv/installed .infinity/installed .cache/bin/promtool check ## run all tests, those against real Infinity servers too
+test: .venv/installed .infinity/installed .clients/installed .cache/bin/promtool check ## run all tests, those against real Infinity servers too
 	$(VENV)/pytest
+
+test-clients: .venv/installed .infinity/installed .clients/installed ## run only the real clients, against a gateway
+	$(VENV)/pytest tests/clients
 
 check: .venv/installed ## types, style and the import contract
 	$(VENV)/ruff check
@@ -63,7 +66,7 @@ bench-quick: .venv/installed .infinity/installed ## the gateway against its serv
 	$(BENCH).upstream_bound --texts mixed --targets direct,gateway --connections 1,8,64,256 --seconds 3
 
 clean: ## remove everything that was made here
-	rm -rf .venv .infinity .peers .cache .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv .infinity .peers .clients .cache .mypy_cache .pytest_cache .ruff_cache \
 		.hypothesis .import_linter_cache .infinity_cache *.egg-info build dist
 
 .venv/installed: pyproject.toml
@@ -74,6 +77,17 @@ clean: ## remove everything that was made here
 .peers/installed: Makefile
 	$(PYTHON) -m venv .peers
 	.peers/bin/pip install --quiet $(PEER_PACKAGES)
+	touch $@
+
+# All that the clients need is pinned beside them, and most of it is never imported.
+.clients/installed: $(addprefix tests/clients/,requirements.txt requirements-newer.txt package.json)
+	$(PYTHON) -m venv .clients
+	.clients/bin/pip install --quiet --no-deps --no-compile --requirement tests/clients/requirements.txt
+	.clients/bin/pip check
+	.clients/bin/pip install --quiet --no-deps --no-compile --upgrade --target .clients/newer \
+		--requirement tests/clients/requirements-newer.txt
+	cp tests/clients/package.json .clients
+	npm install --prefix .clients --no-package-lock --ignore-scripts --no-audit --no-fund --silent
 	touch $@
 
 .cache/bin/promtool:
