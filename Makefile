@@ -58,7 +58,8 @@ bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, 
 	$(BENCH).arrivals --texts short --rounds 1 --json $(RUNS)/arrivals_short.json
 	$(BENCH).arrivals --texts mixed --rounds 1 --json $(RUNS)/arrivals_mixed.json
 	$(BENCH).profiles --profiles 2 --items 32 --connections 8,64 --json $(RUNS)/profiles.json
-	$(BENCH).scale --quick --json $(RUNS)/scale.json
+	$(BENCH).scale --deployments 200 --gateways 8 --seconds 16 --loads 0.3 --policies one,ours,least,random \
+		--json $(RUNS)/scale.json
 	.peers/bin/python -m benchmarks.report
 
 bench-quick: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 5 minutes)

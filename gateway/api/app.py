@@ -1,6 +1,5 @@
 """The routes."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,7 +20,7 @@ from gateway.api.documentation import render_openapi, render_page
 from gateway.api.drain import Drain
 from gateway.api.endpoint import CallEndpoint, Dialect, Manner
 from gateway.api.errors import Told, error_body, tell
-from gateway.api.infinity import Classify, render_model_info, render_models
+from gateway.api.infinity import Classify, render_model_info
 from gateway.api.middleware import Envelope
 from gateway.api.named import ModelInPath
 from gateway.api.openai import Embeddings
@@ -93,19 +92,14 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
     served at their paths.
     """
     gateway, keys = runtime.gateway, Keys(runtime.config.master_key)
-    started = int(time.time())  # noqa: TID251 - a date for people, not a duration
 
     async def models(request: Request) -> Response:
         keys.check(dict(request.headers.raw))
-        return _json(render_models(gateway.models(), started))
+        return _json(native.render_models(gateway))  # OpenAI's list too, with more in it
 
     async def model_info(request: Request) -> Response:
         keys.check(dict(request.headers.raw))
         return _json(render_model_info(gateway.models()))
-
-    async def native_models(request: Request) -> Response:
-        keys.check(dict(request.headers.raw))
-        return _json(native.render_models(gateway))
 
     async def native_health(_: Request) -> Response:
         return _json(native.render_health())
@@ -149,7 +143,7 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in calls.items()),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in named_endpoints(runtime).items()),
-            *(Route(f"{base}/models", native_models) for base in _NATIVE),
+            *(Route(f"{base}/models", models) for base in _NATIVE),
             *(Route(f"{base}/health", native_health) for base in _NATIVE),
             Route("/v1/models", models),
             Route("/models", models),

@@ -8,7 +8,7 @@ import orjson
 
 from gateway.api.cohere import Version
 from gateway.api.parsing import dimensions_of, model_of, params_of, role_of, texts_of
-from gateway.api.rendering import Rendering, Reply, in_slices
+from gateway.api.rendering import Rendering, in_slices, reply_of
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import EmbeddingCall, EmbeddingResult
@@ -33,10 +33,13 @@ class _Embedding:
         return len(self.texts)
 
     def render(self, result: EmbeddingResult, request_id: bytes) -> Rendering:
-        vectors = b",".join((yield from in_slices(result.vectors, as_floats)))
-        body = b'{"id":"infinity-%b","embeddings":%b,"texts":%b,"meta":%b,"response_type":"%b"}' % (
+        slices = yield from in_slices(result.vectors, as_floats)
+        before = b'{"id":"infinity-%b","embeddings":%b' % (
             request_id,
-            b'{"float":[%b]}' % vectors if self.by_type else b"[%b]" % vectors,
+            b'{"float":[' if self.by_type else b"[",
+        )
+        after = b'%b,"texts":%b,"meta":%b,"response_type":"%b"}' % (
+            b"]}" if self.by_type else b"]",
             orjson.dumps(self.texts),
             orjson.dumps(
                 {
@@ -46,7 +49,7 @@ class _Embedding:
             ),
             b"embeddings_by_type" if self.by_type else b"embeddings_floats",
         )
-        return Reply(body, result.model, result.timings)
+        return reply_of(before, slices, after, result.model, result.timings)
 
 
 class CohereEmbed:
@@ -59,7 +62,10 @@ class CohereEmbed:
             raise BadRequest("texts is missing; other inputs are not taken here", param="texts")
         types = fields.get("embedding_types")
         if types not in (None, [], ["float"]):
-            raise BadRequest('embedding_types must be left out, or be ["float"]', param="embedding_types")
+            raise BadRequest(
+                f'embedding_types must be left out, or be ["float"]; not {types!r:.100}',
+                param="embedding_types",
+            )
         if fields.get("truncate") not in (None, "END", "NONE"):
             raise BadRequest(
                 "truncate must be END or NONE: the server keeps the beginning of a text", param="truncate"

@@ -159,7 +159,7 @@ def _native() -> dict[str, Schema]:
         "/embeddings_audio": {"post": call("Embed sounds", "NativeMedia", "EmbeddingList", deprecated=True)},
         "/rerank": {"post": call("Rerank documents", "NativeRerank", "NativeRanking")},
         "/classify": {"post": call("Classify texts", "NativeClassify", "Classes")},
-        "/models": {"get": get("The models and their queues", _ref("NativeModels"), keyed=True)},
+        "/models": {"get": get("The models and their queues", _ref("Models"), keyed=True)},
         "/health": {"get": get("The time", _object("unix", unix=_NUMBER), keyed=False)},
     }
     return {base + path: item for base in ("/infinity", "/infinity/v1") for path, item in paths.items()}
@@ -391,8 +391,16 @@ def _answers() -> dict[str, Schema]:
         code=_STRING,
     )
     problem = _object("type loc msg input", type=_STRING, loc={"type": "array"}, msg=_STRING, input={})
-    model = _object("id object created owned_by capabilities", id=_STRING, object={"const": "model"},
-                    created=_COUNT, owned_by={"const": "infinity"}, capabilities=_CAPABILITIES)  # fmt: skip
+    model = _object(
+        "id object created owned_by capabilities stats backend",
+        id=_STRING,
+        object={"const": "model"},
+        created=_COUNT,
+        owned_by={"const": "infinity"},
+        capabilities=_CAPABILITIES,
+        stats={"type": "object"},
+        backend=_STRING,
+    )
     row = _object(
         "object embedding index",
         object={"const": "embedding"},
@@ -440,13 +448,6 @@ def _answers() -> dict[str, Schema]:
             **envelope,
         ),
         "Models": _object("object data", object={"const": "list"}, data=_list(model)),
-        "NativeModels": _object(
-            "object data",
-            object={"const": "list"},
-            data=_list(
-                {"allOf": [model, _object("stats backend", stats={"type": "object"}, backend=_STRING)]}
-            ),
-        ),
         "ModelInfo": _object(
             "data",
             data=_list(

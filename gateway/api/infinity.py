@@ -1,4 +1,4 @@
-"""Infinity's own shapes: `POST /classify` and the list of models."""
+"""Infinity's own shapes: `POST /classify`, and LiteLLM's list of models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,22 +72,3 @@ def _mode(capabilities: tuple[str, ...]) -> str | None:
     if any(capability.endswith("embed") for capability in capabilities):
         return "embedding"
     return capabilities[0] if capabilities else None
-
-
-def render_models(models: list[ModelCard], created: int) -> bytes:
-    """OpenAI's list of models, with what each can do. infinity-client insists on `owned_by: infinity`."""
-    return orjson.dumps(
-        {
-            "object": "list",
-            "data": [
-                {
-                    "id": model.name,
-                    "object": "model",
-                    "created": created,
-                    "owned_by": "infinity",
-                    "capabilities": model.capabilities,
-                }
-                for model in models
-            ],
-        }
-    )

@@ -16,7 +16,7 @@ from gateway.api.parsing import (
     text_of,
     texts_of,
 )
-from gateway.api.rendering import Rendering, Reply, in_slices
+from gateway.api.rendering import Rendering, Reply, in_slices, reply_of
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import EmbeddingCall, EmbeddingResult, RerankCall, RerankResult
@@ -39,8 +39,8 @@ class _Embedding:
         return len(self.call.inputs)
 
     def render(self, result: EmbeddingResult, _request_id: bytes) -> Rendering:
-        vectors = yield from in_slices(result.vectors, as_floats)
-        return Reply(b"[%b]" % b",".join(vectors), result.model, result.timings)
+        slices = yield from in_slices(result.vectors, as_floats)
+        return reply_of(b"[", slices, b"]", result.model, result.timings)
 
 
 class Embed:

@@ -37,7 +37,7 @@ for path in ("/v1", "", "/infinity"):
         calls("rerank", "ranking", rerank, client)
         calls("rerank", "top", rerank, client, top_n=TOP_N)
         calls("rerank", "raw", rerank, client, raw_scores=True)
-        if path == "/infinity":  # Elsewhere documents are Cohere's objects, and models OpenAI's.
+        calls("models", "models", listed, client)
+        if path == "/infinity":  # Elsewhere documents are Cohere's objects.
             calls("rerank", "echoed", rerank, client, return_documents=True)
-            calls("models", "models", listed, client)
 report(calls)
