@@ -51,6 +51,8 @@ class StandIn:
         if path.endswith("/service"):
             self.service = tuple(asked)
             return b"{}", 0.0
+        if path.endswith("/metrics"):
+            return b"", 0.0
         if path.endswith("/busy"):
             return orjson.dumps({"busy_s": self.busy_s, "items": self.items}), 0.0
         if path.endswith("/rerank"):
