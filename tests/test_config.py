@@ -542,6 +542,7 @@ def test_entries_of_one_name_form_a_pool() -> None:
         ({"model": "infinity/b"}, "litellm_params.model is 'a' there and 'b' here"),
         ({"raw_scores": True}, "litellm_params.raw_scores is nothing there and true here"),
         ({"level": True}, "litellm_params.level is 1 there and true here"),
+        ({"a\nb": 1}, "litellm_params['a\\nb'] is nothing there and 1 here"),
     ],
 )
 def test_entries_that_would_mix_vectors_in_a_pool_are_refused(

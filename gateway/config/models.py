@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from gateway.config import litellm
 from gateway.config.params import read_params
-from gateway.config.reader import Value, nearest, shown
+from gateway.config.reader import Value, join, nearest, shown
 from gateway.config.servers import Servers, read_bases, read_template, servers_of_environment
 from gateway.core.settings import DeploymentSettings, PoolSettings
 from gateway.messages import Scalar, Task
@@ -96,7 +96,7 @@ def _facts(pool: PoolSettings, server_model: str) -> dict[str, Scalar]:
     """All that could change a vector, under its path in the entry."""
     return {
         "litellm_params.model": server_model or None,
-        **{f"litellm_params.{key}": value for key, value in pool.params.items()},
+        **{join("litellm_params", key): value for key, value in pool.params.items()},
         **{f"model_info.prefixes.{role}": text for role, text in pool.prefixes.items()},
         "model_info.mode": litellm.MODE_OF[pool.task] if pool.task else None,
     }
