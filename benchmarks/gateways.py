@@ -94,6 +94,7 @@ def main() -> int:
     options.add_argument("--connections", type=int, default=128)
     options.add_argument("--seconds", type=float, default=5)
     options.add_argument("--rounds", type=int, default=3)
+    options.set_defaults(servers=_SERVERS)
     return record.run(options, benchmark)
 
 

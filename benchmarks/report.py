@@ -126,7 +126,7 @@ def _caption(record: Record) -> str:
         for row in record["rows"]
         if row.get("target") == "hand"
     ]
-    if record["options"].get("servers", 1) > 1:
+    if record["benchmark"] == "upstream_bound" and record["options"].get("servers", 1) > 1:
         busiest = max(row.get("busiest") or 0.0 for row in record["rows"])
         said.append(f"The gateway's busiest server had at most {busiest:.2f} of an even share")
     day, commit = record["taken"][:10], record["versions"]["infinity-gateway"]

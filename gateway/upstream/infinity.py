@@ -19,7 +19,9 @@ from gateway.upstream.target import USER_AGENT, Target
 
 # prometheus-fastapi-instrumentator's. The labels stand in alphabetical order.
 _SPENT = re.compile(
-    rb'^http_request_duration_seconds_sum\{handler="[^"]*?(/\w+)",method="POST"\} (\S+)$', re.MULTILINE
+    rb'^http_request_duration_seconds_sum\{handler="[^"]*?(/\w+)",method="POST"\}'
+    rb" (\d+(?:\.\d+)?(?:e[-+]?\d\d?)?)$",
+    re.MULTILINE,
 )
 _MESSAGE_CHARS_MAX = 300
 _MODELS_BYTES_MAX = 16 * 1024 * 1024
