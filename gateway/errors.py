@@ -9,6 +9,8 @@
     │   └── UnknownModel
     ├── TemporaryError             nobody must act: try again later
     │   ├── Overloaded
+    │   ├── RateLimited
+    │   ├── TooManyCalls
     │   ├── Draining
     │   ├── NoDeployment
     │   └── DeadlineExceeded
@@ -70,6 +72,14 @@ class TemporaryError(GatewayError):
 
 class Overloaded(TemporaryError):
     """More is waiting than can be answered in time."""
+
+
+class RateLimited(TemporaryError):
+    """The caller's key may send no more this minute."""
+
+
+class TooManyCalls(TemporaryError):
+    """The caller's key has as many calls under way as it may."""
 
 
 class Draining(TemporaryError):

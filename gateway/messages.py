@@ -37,6 +37,8 @@ class EmbeddingCall:
     """Who asks, for fair shares between callers."""
     bulk: bool = False
     """It may wait behind interactive calls, however small it is."""
+    models: tuple[str, ...] = ()
+    """Names and patterns (`bge-*`) of the models that may answer it; all when there are none."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class RerankCall:
     timeout_s: float | None = None
     caller: str = ""
     bulk: bool = False
+    models: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -61,6 +64,7 @@ class ClassifyCall:
     timeout_s: float | None = None
     caller: str = ""
     bulk: bool = False
+    models: tuple[str, ...] = ()
 
 
 Call = EmbeddingCall | RerankCall | ClassifyCall

@@ -74,8 +74,10 @@ class Gateway:
         self._rng = rng or random.Random()
         self.router = Router(settings.router)
         self.pools: dict[str, Pool] = {}
-        self._resolved: dict[tuple[str | None, str], Sequence[str]] = {}
-        """Model and capability → the pool that is meant and its fallbacks, as long as no pool changes."""
+        self._resolved: dict[tuple[str | None, str, tuple[str, ...]], Sequence[str]] = {}
+        """Model, capability and what is permitted → the pool that is meant and its fallbacks, as long as no
+        pool changes.
+        """
         self._learning: list[asyncio.Task[None]] = []
         self._answered = asyncio.Event()
         self._untold = {server.name: "has not answered yet" for server in settings.servers}
@@ -121,10 +123,14 @@ class Gateway:
         """Servers that have not told their models yet, and why."""
         return self._untold
 
-    def models(self) -> list[ModelCard]:
-        """Every name that callers may use, aliases too."""
-        able = self._able()
-        return [ModelCard(name, tuple(sorted(able[pool]))) for name, pool in self.router.names(able).items()]
+    def models(self, permitted: Sequence[str] = ()) -> list[ModelCard]:
+        """Every name that callers may use, aliases too; those who are permitted only some, only theirs."""
+        able, router = self._able(), self.router
+        return [
+            ModelCard(name, tuple(sorted(able[pool])))
+            for name, pool in router.names(able).items()
+            if router.permits(permitted, name)
+        ]
 
     # Calls
 
@@ -162,23 +168,26 @@ class Gateway:
     def pools_for(self, call: Call) -> Sequence[str]:
         """The pool that is meant by a call's model, or by none; then those that stand in for it, in order."""
         needed = _capability(call)
-        return self._resolved.get((call.model, needed)) or self._resolve(call.model, needed)
+        found = self._resolved.get((call.model, needed, call.models))
+        return found or self._resolve(call.model, needed, call.models)
 
-    def _resolve(self, model: str | None, needed: str) -> Sequence[str]:
+    def _resolve(self, model: str | None, needed: str, permitted: tuple[str, ...]) -> Sequence[str]:
         able = self._able()
         named = model is not None and model != UNNAMED
         # Who names no model means a reranker as long as there is one.
-        if self.settings.rerank_by_embedding and (named or not any(_RERANK in can for can in able.values())):
+        ranked = any(_RERANK in can for name, can in able.items() if self.router.permits(permitted, name))
+        if self.settings.rerank_by_embedding and (named or not ranked):
             able = {name: can | {_RERANK} if _EMBED in can else can for name, can in able.items()}
         try:
-            meant = self.router.resolve(model, needed, able)
+            meant = self.router.resolve(model, needed, able, permitted)
         except UnknownModel as error:
             if not self._untold:
                 raise
             # It may be one of theirs. Callers give up on 404, and try again on 503.
             raise NoDeployment(f"{error}, and not every server has told its models yet") from None
-        names = self.router.with_fallbacks(meant)
-        self._resolved[model, needed] = names  # errors are not kept: callers can make up names without end
+        names = self.router.with_fallbacks(meant, permitted)
+        # Errors are not kept: callers can make up names without end.
+        self._resolved[model, needed, permitted] = names
         return names
 
     def label(self, model: str | None) -> str:

@@ -1,11 +1,15 @@
 """Read the sections of a file, each into its record."""
 
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gateway.config import litellm
+from gateway.config.keys import Keys, KeysFile
 from gateway.config.models import Models
-from gateway.config.reader import Notes, Value
+from gateway.config.outside import read_media_hosts, read_tls
+from gateway.config.reader import Notes, Value, nearest
 from gateway.config.router import Router
 from gateway.core.settings import (
     AdmissionSettings,
@@ -14,26 +18,35 @@ from gateway.core.settings import (
     DrainSettings,
     EngineSettings,
     HealthSettings,
+    KeySettings,
     LimitsSettings,
     RetrySettings,
     Secret,
 )
+from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Documents = Literal["auto", "string", "object"]
 
-_NOT_YET = ("discovery", "keys")
+OpenRoute = Literal["metrics", "docs", "status"]
+
+OPEN_ROUTES: frozenset[OpenRoute] = frozenset(("metrics", "docs"))
+"""Prometheus and people who read come without a key; `status` names addresses."""
+
+_NOT_YET = ("discovery",)
 _GATEWAY = (
     *("batching", "admission", "cache", "health", "limits", "retry", "drain", "default_models"),
-    *("rerank_by_embedding", "rerank_documents", "allow_anonymous"),
+    *("rerank_by_embedding", "rerank_documents", "allow_anonymous", "keys", "keys_file", "open_routes"),
+    *("media_hosts", "upstream_tls"),
     *_NOT_YET,
 )
 _DOCUMENTS: tuple[Documents, ...] = ("auto", "string", "object")
+_OPEN_ROUTES: tuple[OpenRoute, ...] = ("metrics", "docs", "status")
 _MAY_BE_ZERO = (
-    *("wait_s_max", "retries_max", "budget_ratio", "budget_per_s", "grace_s", "in_flight_s_max"),
-    *("bytes_max",),
+    *("wait_s_max", "retries_max", "budget_ratio", "budget_per_s", "hedge_ratio"),
+    *("grace_s", "in_flight_s_max", "bytes_max"),
 )
 
 
@@ -41,7 +54,15 @@ _MAY_BE_ZERO = (
 class Config:
     engine: EngineSettings
     master_key: Secret | None = None
-    """What callers must send; None where they need not send anything."""
+    """A key that may do all."""
+    keys: tuple[KeySettings, ...] = ()
+    """Those of the file itself, which stay."""
+    keys_file: Path | None = None
+    """Where more are, which may change."""
+    keys_in_file: tuple[KeySettings, ...] = ()
+    """What it held when it was read."""
+    open_routes: frozenset[OpenRoute] = OPEN_ROUTES
+    """What is shown without a key, beside health."""
     allow_anonymous: bool = False
     """Serve without a key even where others than this machine can call."""
     drain: DrainSettings = field(default_factory=DrainSettings)
@@ -49,8 +70,14 @@ class Config:
     warnings: tuple[str, ...] = ()
     """What was read and has no effect, one line each."""
 
+    @property
+    def keyed(self) -> bool:
+        """Whether callers need a key. A file of keys that holds none at the moment lets nobody in."""
+        return bool(self.master_key or self.keys or self.keys_file)
 
-def read_config(top: Value) -> Config:
+
+def read_config(top: Value, folder: Path) -> Config:
+    """`folder` is where relative paths start."""
     top.only(litellm.TOP, litellm.TOP_IDLE)
     for name, value in top["environment_variables"].mapping().items():
         if value.given:
@@ -63,9 +90,18 @@ def read_config(top: Value) -> Config:
         if gateway[name].raw:
             gateway[name].problem("this version does not know it yet; leave it out")
     general = top["general_settings"].only(litellm.GENERAL, litellm.GENERAL_IDLE)
+    engine = _read_engine(top, gateway, folder)
+    master_key = read_callers_key(top.notes, general["master_key"])
+    keys = Keys(master_key).read(gateway["keys"])
+    keys_file, keys_in_file = _read_keys_file(gateway["keys_file"], folder, master_key, keys)
+    _warn_of_unknown_models(gateway["keys"], engine)
     return Config(
-        engine=_read_engine(top, gateway),
-        master_key=read_callers_key(top.notes, general["master_key"]),
+        engine=engine,
+        master_key=master_key,
+        keys=keys,
+        keys_file=keys_file,
+        keys_in_file=keys_in_file,
+        open_routes=_read_open_routes(gateway["open_routes"]),
         allow_anonymous=gateway["allow_anonymous"].flag(),
         drain=_read_record(DrainSettings(), gateway["drain"]),
         rerank_documents=gateway["rerank_documents"].choice(_DOCUMENTS) or "auto",
@@ -87,7 +123,40 @@ def read_callers_key(notes: Notes, *given: Value) -> Secret | None:
     return None
 
 
-def _read_engine(top: Value, gateway: Value) -> EngineSettings:
+def _read_keys_file(
+    value: Value, folder: Path, master_key: Secret | None, keys: tuple[KeySettings, ...]
+) -> tuple[Path | None, tuple[KeySettings, ...]]:
+    named = value.text("the path of a file") if value.given else None
+    if named is None:
+        return None, ()
+    path = folder / named
+    try:
+        return path, KeysFile(path, master_key, keys).read()
+    except ConfigError as error:
+        for problem in error.problems:
+            value.problem(problem)
+        return path, ()
+
+
+def _warn_of_unknown_models(keys: Value, engine: EngineSettings) -> None:
+    known = {pool.name for pool in engine.pools} | engine.router.aliases.keys()
+    if engine.servers or not known:
+        return  # which names there will be is not known yet
+    for key in keys.items():
+        for model in key["models"].items():
+            name = model.raw if isinstance(model.raw, str) else ""
+            if not any(fnmatchcase(other, name) for other in known):
+                hint = nearest(name, known) or f"there are {', '.join(sorted(known))}"
+                model.notes.warn(model.path, f"no model fits {model.shown()}; {hint}")
+
+
+def _read_open_routes(value: Value) -> frozenset[OpenRoute]:
+    if not value.given:
+        return OPEN_ROUTES
+    return frozenset(route for item in value.items() if (route := item.choice(_OPEN_ROUTES)))
+
+
+def _read_engine(top: Value, gateway: Value, folder: Path) -> EngineSettings:
     shared = top["litellm_settings"].only(litellm.LITELLM, litellm.LITELLM_IDLE)
     router = top["router_settings"].only(litellm.ROUTER, litellm.ROUTER_IDLE)
     strategy = router["routing_strategy"].choice(litellm.STRATEGIES)
@@ -107,12 +176,15 @@ def _read_engine(top: Value, gateway: Value) -> EngineSettings:
         cache=_read_record(CacheSettings(), gateway["cache"]),
         health=_read_record(HealthSettings(), gateway["health"]),
         retry=_read_record(retry, gateway["retry"]),
-        limits=_read_limits(timeout_s, gateway["limits"]),
+        limits=replace(
+            _read_limits(timeout_s, gateway["limits"]), media_hosts=read_media_hosts(gateway["media_hosts"])
+        ),
         router=Router(models, rerank_by_embedding=by_embedding).read(
             router["model_group_alias"],
             router["fallbacks"].otherwise(shared["fallbacks"]),
             gateway["default_models"],
         ),
+        upstream_tls=read_tls(gateway["upstream_tls"], folder),
         rerank_by_embedding=by_embedding,
     )
 
@@ -134,7 +206,7 @@ _Record = TypeVar("_Record", bound="DataclassInstance")
 
 def _read_record(default: _Record, value: Value) -> _Record:
     """`default` with what `value` has under the names of its fields."""
-    names = {name_in_file(item.name): item for item in fields(default)}
+    names = {name_in_file(item.name): item for item in fields(default) if item.default != ()}
     value.only(names)
     found: dict[str, Any] = {}
     for key, item in names.items():

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 
 from gateway.core.health import Health
+from gateway.core.lateness import Lateness
 from gateway.core.service_time import ServiceTime, Shape
 from gateway.core.sharing import Sharing
 
@@ -30,6 +31,15 @@ _CONTESTED = 0.1
 _NEARLY = 1.5
 """Where servers are shared, one is as good as another that would answer in so many times its time."""
 _CANARY = Shape(1, 1, 3)
+_STALLED_S = 1.0
+_STALLED_TIMES = 3.0
+"""A deployment owes an answer for too long after so many times the 99th percentile, and a second."""
+_LATE_TIMES = 3.0
+"""What counts as that percentile, in expected times, while too few answers are known."""
+_CANARY_TIMES, _CANARY_S_MIN = 5.0, 2.0
+_HEDGE_QUANTILE = 0.95
+
+BREAKER_STATES = ("closed", "open", "half_open")
 
 
 class Outcome(Enum):
@@ -43,8 +53,9 @@ class Deployment:
     """What the balancer knows of one server: its health, its speed and its work under way."""
 
     __slots__ = (
-        "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_work_s",
-        "health", "in_flight_max", "items", "name", "rank", "service", "sharing", "weight",
+        "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_suspect",
+        "_work_s", "health", "in_flight_max", "items", "lateness", "name", "rank", "service", "sharing",
+        "weight",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +64,7 @@ class Deployment:
         self.name = name
         self.health = health
         self.service = ServiceTime()
+        self.lateness = Lateness()
         self.in_flight_max = in_flight_max or _IN_FLIGHT_MAX
         self.weight = weight
         self.items = 0
@@ -72,6 +84,8 @@ class Deployment:
         """Its place in the order in which this gateway goes where servers are shared."""
         self._alone: Mapping[str, float] | None = None
         """How fast it was when nobody else used it, if that is known."""
+        self._suspect: Permit | None = None
+        """The batch under way that may be what killed another."""
 
     @property
     def batches(self) -> int:
@@ -108,9 +122,42 @@ class Deployment:
         first = next(iter(self._permits))
         return max(0.0, now - first.sent - first.expected_s)
 
+    @property
+    def breaker(self) -> str:
+        """`closed` while it gets work, `open` while it does not, `half_open` while it has to prove itself."""
+        if not self.health.is_up:
+            return "open"
+        proven = self.health.takes_work and not (self.is_new and self.health.outages)
+        return "closed" if proven else "half_open"
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether it has a batch that may be what killed another."""
+        return self._suspect is not None
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether it has answered nothing for longer than its slowness explains."""
+        if not self._permits:
+            return False
+        first = next(iter(self._permits))
+        times = _STALLED_TIMES * (self.lateness.quantile(0.99) or _LATE_TIMES)
+        return now - max(first.sent, self.health.answered_at) > max(_STALLED_S, times * first.expected_s)
+
+    def canary_s(self, most: float) -> float:
+        """How long a single short item may take, whatever else is under way; at most `most`."""
+        if self.is_new or self.sharing.is_shared:
+            return most
+        expected_s = self._work_s + self.service.work_s(_TYPICAL) + self.service.latency_s
+        return min(most, max(_CANARY_S_MIN, _CANARY_TIMES * expected_s))
+
+    def is_late(self, permit: "Permit", now: float) -> bool:
+        """Whether a batch under way takes longer than 95 of 100."""
+        times = self.lateness.quantile(_HEDGE_QUANTILE)
+        return times is not None and now - permit.sent > times * permit.expected_s
+
     def has_room(self, now: float, full: bool) -> bool:
         """Whether it may take a batch; `full` when there is enough for a full one."""
-        if not self.health.is_up:
+        if not self.health.takes_work:
             return False
         if not self._permits:
             return True
@@ -125,7 +172,7 @@ class Deployment:
 
     def room_at(self, now: float) -> float:
         """When it will have room again by itself; infinity if only an answer can tell."""
-        if not self.health.is_up or not 0 < len(self._permits) < self.in_flight_max:
+        if not self.health.takes_work or not 0 < len(self._permits) < self.in_flight_max:
             return math.inf
         if self.is_new or self.sharing.is_shared:
             return math.inf
@@ -149,10 +196,12 @@ class Deployment:
         self._busy_at = now
         return self._busy
 
-    def begin(self, permit: "Permit") -> float:
+    def begin(self, permit: "Permit", suspect: bool) -> float:
         """A batch is on its way; when it should be answered. Called by Permit alone."""
         self.busy_ratio(permit.sent)
         self._permits[permit] = None
+        if suspect:
+            self._suspect = permit
         self._work_s += permit.work_s
         self.items += permit.shape.items
         self._free_at = max(permit.sent, self._free_at) + permit.work_s
@@ -189,7 +238,11 @@ class Deployment:
         self.items -= permit.shape.items
         # (Not by subtraction: what is added and subtracted a million times drifts.)
         self._work_s = sum(other.work_s for other in self._permits)
+        if self._suspect is permit:
+            self._suspect = None
         self.sharing.on_answered(permit.shape.requests * (now - permit.sent))
+        if tells and not self.is_new:
+            self.lateness.add((now - permit.sent) / max(1e-6, permit.expected_s))
         if tells and not self.sharing.is_shared:  # or it would be the work for others that is learned
             # The server was done a latency ago, and before that with what was answered before.
             idle = permit.sent >= self._answered_at - service.latency_s
@@ -218,12 +271,12 @@ class Permit:
 
     __slots__ = ("deployment", "expected_s", "open", "sent", "shape", "work_s")
 
-    def __init__(self, deployment: Deployment, shape: Shape, now: float) -> None:
+    def __init__(self, deployment: Deployment, shape: Shape, now: float, *, suspect: bool = False) -> None:
         self.deployment = deployment
         self.shape = shape
         self.sent = now
         self.work_s = deployment.service.work_s(shape)
-        self.expected_s = deployment.begin(self) - now
+        self.expected_s = deployment.begin(self, suspect) - now
         self.open = True
 
     def finish(self, now: float, *, tells: bool = False) -> None:
@@ -264,6 +317,15 @@ class Balancer:
             if deployment.health.is_up:
                 return True
         return False
+
+    def may_eject(self) -> bool:
+        """Whether errors may take one more deployment out: half of them at most."""
+        ejected = sum(d.health.is_ejected for d in self._all)
+        return 2 * (ejected + 1) <= len(self._all)
+
+    def idle(self) -> list[Deployment]:
+        """Those that could work and have nothing to do, as far as they are known."""
+        return [d for d in self._all if not d.batches and d.health.takes_work and not d.is_new]
 
     def up_besides(self, avoid: Collection[str]) -> bool:
         """Whether a deployment outside `avoid` is up, with room or not."""
@@ -314,7 +376,7 @@ class Balancer:
         if rest:
             soonest = min(d.answer_s(shape, now) for d in looked_at)
             for d in self._some(self._all):
-                if d.batches and d.health.is_up and d.answer_s(rest, now) < soonest and d not in rooms:
+                if d.batches and d.health.takes_work and d.answer_s(rest, now) < soonest and d not in rooms:
                     return None
         if self._contested:
             return next(d for time, d in finish if time <= _NEARLY * least)

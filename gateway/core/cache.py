@@ -55,5 +55,10 @@ class Cache:
         while self.held_bytes > self._settings.bytes_max:
             self._drop(next(iter(self._kept)))
 
+    def clear(self) -> None:
+        """Forget all: the servers do not answer so any more."""
+        self._kept.clear()
+        self.held_bytes = 0
+
     def _drop(self, key: tuple[BatchKey, str]) -> None:
         self.held_bytes -= self._kept.pop(key).size

@@ -105,13 +105,18 @@ class Dispatcher:
 
     def _dispatch_again(self, now: float, leaving: list[Departure]) -> None:
         balancer = self._balancer
+        rooms: list[Deployment] | None = None
         for batch in self.take_again():
             batch.drop_ended()
             if not batch.entries:
                 continue
-            rooms = [d for d in balancer.rooms(now, full=True) if d.name not in batch.avoid]
-            if deployment := balancer.pick(rooms, batch.shape(), now) if rooms else None:
+            if rooms is None:
+                rooms = balancer.rooms(now, full=True)
+            # Two suspects at one server, and nobody could tell which of them has killed it.
+            able = [d for d in rooms if d.name not in batch.avoid and not (batch.suspect and d.has_suspect)]
+            if deployment := balancer.pick(able, batch.shape(), now) if able else None:
                 leaving.append(_departure(batch, deployment, now))
+                rooms = None
             elif balancer.up_besides(batch.avoid):
                 self._again.append(batch)
             else:
@@ -129,4 +134,4 @@ class Dispatcher:
 def _departure(batch: Batch, deployment: Deployment, now: float) -> Departure:
     for entry in batch.entries:
         entry.early = len(entry.claims)
-    return Departure(batch, Permit(deployment, batch.shape(), now))
+    return Departure(batch, Permit(deployment, batch.shape(), now, suspect=batch.suspect))

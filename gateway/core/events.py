@@ -56,6 +56,14 @@ class BatchRetried(NamedTuple):
     reason: str
 
 
+class Hedged(NamedTuple):
+    """A batch that was late had been sent to a second deployment as well, and one of the two is answered."""
+
+    model: str
+    outcome: str
+    """`won` when the second was sooner, `lost` when the first was, `failed` when neither gave an answer."""
+
+
 class ItemsShared(NamedTuple):
     """Items of a call that somebody else had asked for already, and that are not sent again."""
 
@@ -80,11 +88,27 @@ class CallRejected(NamedTuple):
     reason: str
 
 
+class KeysRead(NamedTuple):
+    """The file of keys was read, at the start or since it has changed."""
+
+    path: str
+    keys: int
+    problem: str = ""
+    """Why it cannot be used; the keys of before stay."""
+
+
 class DeploymentChanged(NamedTuple):
     model: str
     deployment: str
     up: bool
     why: str
+
+
+class VectorsReplaced(NamedTuple):
+    """What the vectors of a pool must be is another than before: as this deployment gives them."""
+
+    model: str
+    deployment: str
 
 
 class DeploymentGone(NamedTuple):
@@ -98,11 +122,14 @@ Event = (
     | BatchEnded
     | BadAnswerSeen
     | BatchRetried
+    | Hedged
     | ItemsShared
     | CacheUsed
     | FellBack
     | CallRejected
+    | KeysRead
     | DeploymentChanged
     | DeploymentGone
+    | VectorsReplaced
 )
 Observer = Callable[[Event], None]

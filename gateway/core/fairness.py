@@ -19,6 +19,8 @@ INTERACTIVE = "interactive"
 BULK = "bulk"
 CLASSES = (INTERACTIVE, BULK)
 _WEIGHTS = {INTERACTIVE: 4.0, BULK: 1.0}
+SHARES = {name: weight / sum(_WEIGHTS.values()) for name, weight in _WEIGHTS.items()}
+"""What each class gets of the servers while something waits in all of them."""
 
 _INTERACTIVE_ITEMS_MAX = 8  # a person waits for a question and a few texts; more is indexing
 

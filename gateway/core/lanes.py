@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from gateway.core.backlog import Account, Backlog
 from gateway.core.fairness import BULK, CLASSES, INTERACTIVE, Turns, call_class
 from gateway.core.packing import CLASS_OF, LONGEST, TOKENS_MAX, cut, tokens_of
 from gateway.core.service_time import Shape
@@ -153,10 +154,14 @@ def _ignore(_: Ticket) -> None:
 class Entry:
     """One item to be answered, for one ticket or for several that ask the same."""
 
-    __slots__ = ("_sweep_at", "claims", "early", "lane", "text", "tokens", "waits")
+    __slots__ = ("_sweep_at", "account", "claims", "early", "lane", "text", "tokens", "waits")
 
-    def __init__(self, lane: "Lane", text: str, tokens: int, ticket: Ticket, position: int) -> None:
+    def __init__(
+        self, lane: "Lane", text: str, tokens: int, ticket: Ticket, position: int, account: Account
+    ) -> None:
         self.lane = lane
+        self.account = account
+        """Where it is counted as long as it waits."""
         self.text = text
         self.tokens = tokens
         self.waits = True
@@ -213,13 +218,21 @@ class Entry:
 class Batch:
     """Entries that go to a server together: a request for each batch key. A retry is the same batch again."""
 
-    __slots__ = ("avoid", "entries", "tries")
+    __slots__ = ("avoid", "entries", "hedged", "lost", "suspect", "tries", "twin")
 
-    def __init__(self, entries: list[Entry], avoid: tuple[str, ...] = ()) -> None:
+    def __init__(self, entries: list[Entry], avoid: tuple[str, ...] = (), *, suspect: bool = False) -> None:
         self.entries = entries
         self.avoid = avoid
         """Deployments that have failed on it."""
+        self.suspect = suspect
+        """It is one item, which a server had when it died."""
         self.tries = 0
+        self.twin: Batch | None = None
+        """The same entries under way at another deployment as well: whichever is answered first, counts."""
+        self.hedged = False
+        """It has or had one."""
+        self.lost = False
+        """It does not count any more: the other is answered, or is left alone with its entries."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -266,6 +279,28 @@ class Batch:
             for entry in ended:
                 entry.done()
             self.entries = [entry for entry in self.entries if entry.live]
+
+    def hedge(self) -> "Batch":
+        """Its twin."""
+        twin = Batch(self.entries, self.avoid)
+        twin.tries = self.tries
+        self.hedged = twin.hedged = True
+        self.twin, twin.twin = twin, self
+        return twin
+
+    def lose(self) -> None:
+        """Leave its entries to its twin."""
+        twin, self.twin = self.twin, None
+        if twin:
+            twin.twin = None
+        self.lost = True
+
+    def singly(self) -> "list[Batch]":
+        """Each entry alone, as a suspect."""
+        parts = [Batch([entry], self.avoid, suspect=True) for entry in self.entries]
+        for part in parts:
+            part.tries = self.tries
+        return parts
 
     def halves(self) -> tuple["Batch", "Batch"]:
         """The batch cut in two, between calls as far as possible."""
@@ -376,6 +411,7 @@ class Lane:
     def _leave(self, entry: Entry) -> None:
         """It waits no more. Where it stands it is skipped, and swept away once it has much company there."""
         entry.waits = False
+        entry.account.take(entry.tokens)
         index = CLASS_OF[entry.tokens]
         waiting = self._waiting[index]
         self.live -= 1
@@ -406,6 +442,8 @@ class Lanes:
         """Items that wait, by class."""
         self.waiting = 0
         """Entries that wait: equal items count once."""
+        self.backlog = Backlog()
+        """The same by class and caller."""
         self._tokens_max = min(tokens_max, LONGEST[-1])
         self._wait_s_max = wait_s_max
         self._param_sets_max = param_sets_max
@@ -444,7 +482,8 @@ class Lanes:
         lane = self._lanes.get(key) or self._open(key)
         tokens_max, answers, open_entries = self._tokens_max, ticket.answers, lane.open
         query_tokens = tokens_of(key.query, tokens_max) if key.query is not None else 0
-        shared = queued = 0
+        shared = queued = added = added_tokens = 0
+        account = self.backlog.account(ticket.call_class, ticket.caller)
         for position, text in enumerate(ticket.items[start:stop], start):
             if answers[position] is not None:
                 continue
@@ -457,11 +496,15 @@ class Lanes:
                 tokens = tokens_of(text, tokens_max)
                 if query_tokens:
                     tokens = min(query_tokens + tokens, tokens_max)
-                entry = open_entries[text] = Entry(lane, text, tokens, ticket, position)
+                entry = open_entries[text] = Entry(lane, text, tokens, ticket, position, account)
                 lane.add(entry)
-                self.waiting += 1
+                added += 1
+                added_tokens += tokens
                 queued += 1
             ticket.entries.append(entry)
+        if added:
+            self.waiting += added
+            account.add(added, added_tokens)
         if queued:
             ticket.queued += queued
             call_class = ticket.call_class
@@ -471,6 +514,15 @@ class Lanes:
                 self._person_at = ticket.arrived
         return shared
 
+    def count_fresh(self, ticket: Ticket) -> int:
+        """How many items of `ticket` lack an answer, and nobody else has asked for."""
+        lane = self._lanes.get(ticket.key)
+        open_entries = lane.open if lane else {}
+        return sum(
+            answer is None and text not in open_entries
+            for answer, text in zip(ticket.answers, ticket.items, strict=True)
+        )
+
     def again(self, entry: Entry, claims: list[tuple[Ticket, int]]) -> None:
         """Queue `entry`'s text anew for `claims`, who joined it when it was under way already."""
         key = entry.lane.key
@@ -478,9 +530,11 @@ class Lanes:
         fresh = lane.open.get(entry.text)
         if fresh is None:
             ticket, position = claims[0]
-            fresh = lane.open[entry.text] = Entry(lane, entry.text, entry.tokens, ticket, position)
+            account = self.backlog.account(ticket.call_class, ticket.caller)
+            fresh = lane.open[entry.text] = Entry(lane, entry.text, entry.tokens, ticket, position, account)
             lane.add(fresh)
             self.waiting += 1
+            account.add(1, entry.tokens)
             fresh.claims.clear()
         fresh.claims += claims
         for ticket, _ in claims:

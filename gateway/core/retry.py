@@ -18,6 +18,8 @@ class Failure(StrEnum):
     """Nothing listens there: the server has not seen the batch."""
     DISCONNECTED = "disconnected"
     TIMEOUT = "timeout"
+    HUNG = "hung"
+    """Not answered, and a single short item sent after it was not answered either."""
     OVERLOADED = "overloaded"
     """429."""
     SERVER_ERROR = "server_error"
@@ -29,7 +31,10 @@ class Failure(StrEnum):
 
 
 FREE = frozenset({Failure.REFUSED})
-"""Cost no server any work, and so nothing from the budget."""
+"""Cost no server any work, and so nothing from the budget. They end when no server is left to refuse."""
+
+KILLS = frozenset({Failure.DISCONNECTED, Failure.HUNG})
+"""What it looks like when an input kills its server."""
 
 _NEVER = frozenset({Failure.TIMEOUT, Failure.REJECTED})
 
@@ -48,10 +53,10 @@ class RetryBudget:
 
     def allows(self, failure: Failure, tries: int, now: float) -> bool:
         """Whether a batch that failed so at its `tries`-th try may be tried again; takes from the budget."""
+        if failure in FREE:
+            return self._settings.retries_max > 0
         if failure in _NEVER or tries > self._settings.retries_max:
             return False
-        if failure in FREE:
-            return True
         self._forget(self._sent, now)
         self._forget(self._retried, now)
         settings = self._settings
@@ -65,3 +70,23 @@ class RetryBudget:
         oldest = now - self._settings.budget_window_s
         while times and times[0] < oldest:
             times.popleft()
+
+
+class HedgeBudget:
+    """Batches sent to a second deployment as well may be a small share of all."""
+
+    _SAVED_MAX = 10.0
+
+    def __init__(self, settings: RetrySettings) -> None:
+        self._ratio = settings.hedge_ratio
+        self._saved = 0.0
+
+    def on_batch(self) -> None:
+        self._saved = min(self._saved + self._ratio, self._SAVED_MAX)
+
+    def take(self) -> bool:
+        """Whether one more may be sent; takes from the budget."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True

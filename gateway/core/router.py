@@ -1,9 +1,10 @@
 """Which pool answers a call: by name or alias, else the only one that can do what is asked."""
 
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from gateway.core.settings import RouterSettings
-from gateway.errors import BadRequest, NoDeployment, UnknownModel
+from gateway.errors import BadRequest, Forbidden, NoDeployment, UnknownModel
 from gateway.messages import Modality, Task
 
 UNNAMED = "default/not-specified"
@@ -29,27 +30,39 @@ class Router:
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
 
-    def resolve(self, model: str | None, needed: str, pools: Mapping[str, Collection[str]]) -> str:
+    def resolve(
+        self,
+        model: str | None,
+        needed: str,
+        pools: Mapping[str, Collection[str]],
+        permitted: Sequence[str] = (),
+    ) -> str:
         """The name of the pool for a call.
 
         `needed` is a capability; `pools` says what each pool can do, nothing for one none of whose
-        servers has told yet.
+        servers has told yet. A caller who is `permitted` only some meets no other pool, not even in errors.
 
         Raises:
+            Forbidden: the caller may not use it, whether it is there or not.
             UnknownModel: no pool has that name.
             BadRequest: it cannot do this, or no model was named and several can.
             NoDeployment: no model was named and no server has told what it serves.
         """
-        if model is None or model == UNNAMED:
-            return self._only(needed, pools)
-        name = self._settings.aliases.get(model, model)
-        if name not in pools:
+        named = None if model == UNNAMED else model
+        if named is not None and not self.permits(permitted, named):
+            raise Forbidden(f"this key may not use the model {_short(named)!r}", param="model")
+        if not pools:
+            raise NoDeployment("no server has answered yet")
+        if permitted:
+            pools = {name: able for name, able in pools.items() if self.permits(permitted, name)}
+        if named is None:
             if not pools:
-                raise NoDeployment("no server has answered yet")
-            shown = model if len(model) <= _SHOWN_CHARS_MAX else model[:_SHOWN_CHARS_MAX] + "…"
-            raise UnknownModel(
-                f"model {shown!r} is not known here; known are {_listed(pools)}", param="model"
-            )
+                raise Forbidden("this key may use no model that is here", param="model")
+            return self._only(needed, pools)
+        name = self._settings.aliases.get(named, named)
+        if name not in pools:
+            known = f"; known are {_listed(pools)}" if pools else ""
+            raise UnknownModel(f"model {_short(named)!r} is not known here{known}", param="model")
         if pools[name] and needed not in pools[name]:
             able = [other for other in pools if needed in pools[other]]
             raise BadRequest(
@@ -59,9 +72,19 @@ class Router:
             )
         return name
 
-    def with_fallbacks(self, pool: str) -> Sequence[str]:
+    def with_fallbacks(self, pool: str, permitted: Sequence[str] = ()) -> Sequence[str]:
         """The pool, then those that stand in for it, in order."""
-        return (pool, *self._settings.fallbacks.get(pool, ()))
+        others = self._settings.fallbacks.get(pool, ())
+        return (pool, *(name for name in others if self.permits(permitted, name)))
+
+    def permits(self, permitted: Sequence[str], model: str) -> bool:
+        """Whether one of the patterns fits the model by any of its names. With no pattern all are."""
+        if not permitted:
+            return True
+        aliases = self._settings.aliases
+        pool = aliases.get(model, model)
+        names = (pool, *(alias for alias, meant in aliases.items() if meant == pool))
+        return any(fnmatchcase(name, pattern) for name in names for pattern in permitted)
 
     def names(self, pools: Collection[str]) -> dict[str, str]:
         """Every name that callers may use → its pool."""
@@ -87,6 +110,10 @@ class Router:
         if untold or not pools:
             raise NoDeployment("no server has answered yet")
         raise BadRequest(f"no model here can {_VERBS[needed]}; known are {_listed(pools)}", param="model")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN_CHARS_MAX else name[:_SHOWN_CHARS_MAX] + "…"
 
 
 def _listed(names: Collection[str]) -> str:

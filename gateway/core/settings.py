@@ -6,6 +6,7 @@ Times are seconds, sizes are bytes unless a name says otherwise.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gateway.core.packing import TOKENS_MAX
 from gateway.messages import Scalar, Task
@@ -78,10 +79,15 @@ class BatchingSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSettings:
-    """Hard bounds on what waits in one pool; past them a call is refused with 429."""
+    """What one pool takes; all else is refused with 429."""
 
+    deadline_share_max: float = 0.8
+    """A call is taken that will most likely be answered in this share of its time. The rest is for what the
+    forecast does not know: what comes later and goes first, and servers that turn slower."""
     queued_items_max: int = 100_000
+    """Hard bounds on what is held, in items..."""
     queued_bytes_max: int = 512 * 1024 * 1024
+    """...and in bytes of UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,10 @@ class HealthSettings:
     probe_timeout_s: float = 10.0
     failures_max: int = 3
     """Failures in a row after which a deployment counts as down; a refused connection does at once."""
+    compare_every_s: float = 60.0
+    """A deployment that is never silent is all the same asked so often whether its vectors are its pool's."""
+    vector_tolerance: float = 0.1
+    """How far the vector of a fixed text may be from the pool's, in its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,8 @@ class RetrySettings:
     budget_per_s: float = 10.0
     """...plus so many a second."""
     budget_window_s: float = 10.0
+    hedge_ratio: float = 0.05
+    """Batches that may be sent to a second, idle deployment when the first is late, as a share of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,49 @@ class LimitsSettings:
     """How long a call may take when its caller does not say."""
     timeout_s_max: float = 600.0
     """The longest that a caller may ask for."""
+    header_bytes_max: int = 32 * 1024
+    """The first line of a request and its header fields."""
+    headers_max: int = 100
+    head_s_max: float = 10.0
+    """How long the head of a request may take, from the connection or from its first byte."""
+    body_grace_s: float = 10.0
+    """In each such time of a body `bytes_per_s_min` must come."""
+    unread_s_max: float = 30.0
+    """In each such time a caller must take `bytes_per_s_min` of an answer, or what is left of it."""
+    bytes_per_s_min: int = 1024
+    json_depth_max: int = 64
+    """How deep a body may be nested."""
+    media_hosts: tuple[str, ...] = ()
+    """Whose images and sounds the servers may fetch: `host.name`, or `*.suffix` for all below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """Who may call with one key, and how much; None where there is no limit."""
+
+    name: str
+    digest: bytes = field(repr=False)
+    """The SHA-256 of the key."""
+    models: tuple[str, ...] = ()
+    """Names and patterns (`bge-*`) of the models that it may use; all when there are none."""
+    requests_per_minute: int | None = None
+    items_per_minute: int | None = None
+    concurrency: int | None = None
+    """Most calls under way at once."""
+    bulk: bool = False
+    """Its calls may wait behind interactive ones, whatever they ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """For connections to the servers: PEM files, which are read again when they change."""
+
+    ca_file: Path | None = None
+    """The authorities to trust; None: those of the system."""
+    cert_file: Path | None = None
+    """The certificate that we show, with its chain; None: none."""
+    key_file: Path | None = None
+    """Its key; None: it stands in `cert_file`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,5 +219,6 @@ class EngineSettings:
     retry: RetrySettings = RetrySettings()
     limits: LimitsSettings = LimitsSettings()
     router: RouterSettings = RouterSettings()
+    upstream_tls: TlsSettings = TlsSettings()
     rerank_by_embedding: bool = False
     """Answer `/rerank` on a model that can only embed, by cosine similarity."""

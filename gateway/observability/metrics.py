@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from gateway.core.balancer import Outcome
+from gateway.core.balancer import BREAKER_STATES, Outcome
 from gateway.core.events import (
     BadAnswerSeen,
     BatchEnded,
@@ -29,7 +29,9 @@ from gateway.core.events import (
     DeploymentGone,
     Event,
     FellBack,
+    Hedged,
     ItemsShared,
+    KeysRead,
     RequestEnded,
 )
 from gateway.pool import PoolStats
@@ -196,6 +198,9 @@ class Metrics(Collector):
             "upstream_bad_answers", "Answers that did not fit their batch.", "model", "deployment", "reason"
         )
         self._retries = self._counter("retries", "Batches tried again on another server.", "reason")
+        self._hedges = self._counter(
+            "hedges", "Late batches that were sent to a second server as well, when answered.", "outcome"
+        )
         self._shared = self._counter(
             "deduplicated_items",
             "Items that somebody else had asked for already, and that were not sent again.",
@@ -206,6 +211,7 @@ class Metrics(Collector):
         self._loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a timer.", _SHORT_SECONDS
         )
+        self._reloaded: bool | None = None
         self._request_series = cache(self._request_series_of)
         self._served_series = cache(self._served_series_of)
         self._batch_series = cache(self._batch_series_of)
@@ -215,11 +221,13 @@ class Metrics(Collector):
             BatchEnded: self._batch_ended,
             BadAnswerSeen: lambda e: self._bad_answers.add_one(e.model, e.deployment, e.reason),
             BatchRetried: lambda e: self._retries.add_one(e.reason),
+            Hedged: lambda e: self._hedges.add_one(e.outcome),
             ItemsShared: self._items_shared,
             CacheUsed: self._cache_used,
             FellBack: lambda _: self._fallbacks.add_one(),
             CallRejected: lambda e: self._rejected.add_one(e.reason),
             DeploymentGone: self._forget,
+            KeysRead: self._keys_read,
         }
 
     def __call__(self, event: Event) -> None:
@@ -240,7 +248,14 @@ class Metrics(Collector):
         build = _gauge("build_info", "Always 1.", "version", "python")
         build.add_metric([self._version, platform.python_version()], 1)
         yield build
+        if self._reloaded is not None:
+            reloaded = _gauge("config_reload_success", "1 when the file of keys was fine when read last.")
+            reloaded.add_metric([], self._reloaded)
+            yield reloaded
         yield from _gauges(self._stats())
+
+    def _keys_read(self, event: KeysRead) -> None:
+        self._reloaded = not event.problem
 
     def _request_ended(self, event: RequestEnded) -> None:
         route, model, status, duration_s, items, queue_s, upstream_s = event
@@ -346,6 +361,12 @@ def _gauges(pools: Sequence[PoolStats]) -> Iterator[Metric]:
     in_flight = _gauge("in_flight_requests", "Calls that wait or are under way.", "model")
     queued = _gauge("queued_items", "Items that wait for a server.", "model", "class")
     up = _gauge("deployment_up", "1 while the server gets work.", "model", "deployment")
+    different = _gauge(
+        "deployment_different_vectors",
+        "1 while the server gets no work because its vectors are not those of its pool.",
+        *("model", "deployment"),
+    )
+    breaker = _gauge("breaker_state", "1 for the state that it is in.", "model", "deployment", "state")
     items = _gauge("deployment_in_flight_items", "Items under way at the server.", "model", "deployment")
     limit = _gauge("deployment_concurrency_limit", "Most batches under way at once.", "model", "deployment")
     busy = _gauge(
@@ -363,12 +384,15 @@ def _gauges(pools: Sequence[PoolStats]) -> Iterator[Metric]:
         for deployment in pool.deployments:
             labels = [pool.model, deployment.name]
             up.add_metric(labels, deployment.state == "up")
+            different.add_metric(labels, deployment.state == "different")
+            for state in BREAKER_STATES:
+                breaker.add_metric([*labels, state], deployment.breaker == state)
             items.add_metric(labels, deployment.items)
             limit.add_metric(labels, deployment.limit)
             busy.add_metric(labels, deployment.busy_ratio)
             for parameter, seconds in deployment.service.items():
                 service.add_metric([*labels, parameter], seconds)
-    yield from (in_flight, queued, up, items, limit, busy, service)
+    yield from (in_flight, queued, up, different, breaker, items, limit, busy, service)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

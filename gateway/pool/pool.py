@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from gateway.core.admission import Admission
+from gateway.core.admission import Admission, Forecast
 from gateway.core.balancer import Balancer, Deployment, Outcome, Permit
 from gateway.core.cache import Cache
 from gateway.core.dispatcher import Dispatcher
@@ -23,12 +23,16 @@ from gateway.core.events import (
     CacheUsed,
     DeploymentChanged,
     DeploymentGone,
+    Hedged,
     ItemsShared,
     Observer,
+    VectorsReplaced,
 )
 from gateway.core.health import Health
 from gateway.core.lanes import Batch, BatchKey, Lanes, Ticket
-from gateway.core.retry import Failure, RetryBudget
+from gateway.core.quarantine import REFUSED_S, Quarantine, Verdict
+from gateway.core.retry import FREE, KILLS, Failure, HedgeBudget, RetryBudget
+from gateway.core.sameness import Sameness
 from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
 from gateway.core.usage import share_out
 from gateway.deadlines import Deadlines
@@ -45,7 +49,7 @@ from gateway.errors import (
 from gateway.messages import Task
 from gateway.pool.member import Member
 from gateway.pool.others import ASK_EVERY_S, watch_others
-from gateway.pool.port import ITEMS_MAX, Answer, Request, SendError, Upstream
+from gateway.pool.port import ITEMS_MAX, Answer, Request, SendError, ServerFacts, Upstream
 
 _PATIENCE = 0.9
 """A server is blamed for what it did not do in this share of its time limit. Callers in a hurry say less than
@@ -54,11 +58,15 @@ that about it, so it is only asked whether it still answers."""
 _ITEMS_A_TURN = 512
 """Of one call; to queue so many takes about a millisecond."""
 
+_LOOK_S = 1 / 32
+"""How often to look for batches that are late."""
+
 
 class DeploymentStats(NamedTuple):
     name: str
     state: str
     why: str
+    breaker: str
     batches: int
     items: int
     limit: int
@@ -102,15 +110,20 @@ class Pool:
         )
         self._cache = Cache(engine.cache) if engine.cache.bytes_max else None
         self._admission = Admission(engine.admission)
+        self._forecast = Forecast(engine.admission, engine.batching, self._lanes.backlog, self._balancer)
         self._budget = RetryBudget(engine.retry)
+        self._hedges = HedgeBudget(engine.retry)
+        self._quarantine = Quarantine()
+        self._sameness = Sameness(engine.health.vector_tolerance)
         self._members: dict[str, Member] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._tickets: set[Ticket] = set()
         self._dispatcher = Dispatcher(self._lanes, self._balancer, self._strand)
-        self._under_way: set[asyncio.Future[Answer]] = set()
+        self._under_way: dict[asyncio.Future[Answer], tuple[_Flight, Batch]] = {}
         self._deadlines = Deadlines(self._loop, self._expire)
         self._dispatching: asyncio.Handle | None = None
         self._waking: asyncio.Handle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._wakes_at = math.inf
         self._closed = False
         self._sent_at = -math.inf
@@ -154,6 +167,7 @@ class Pool:
                     d.name,
                     d.health.state.value,
                     d.health.why,
+                    d.breaker,
                     d.batches,
                     d.items,
                     d.limit,
@@ -173,7 +187,9 @@ class Pool:
         )
         self._balancer.add(state)
         member = self._members[settings.name] = Member(settings, state)
-        watch = self._loop.create_task(member.watch(self._upstream, self._engine.health, self._on_probed))
+        watch = self._loop.create_task(
+            member.watch(self._upstream, self._engine.health, self._differs, self._on_probed)
+        )
         self._watches[settings.name] = watch
         watch.add_done_callback(self._watched)
 
@@ -189,6 +205,7 @@ class Pool:
         del self._members[name]
         self._balancer.remove(name)
         self._watches.pop(name).cancel()
+        self._sameness.forget(name)
         self._learn()
         self._observe(DeploymentGone(self.settings.name, name))
         self._after_loss()
@@ -205,7 +222,7 @@ class Pool:
             ticket.fail(Draining("this gateway is stopping"))
         self._lanes.clear()
         self._deadlines.clear()
-        for timer in (self._dispatching, self._waking):
+        for timer in (self._dispatching, self._waking, self._looking):
             if timer:
                 timer.cancel()
 
@@ -230,12 +247,14 @@ class Pool:
             raise Draining("this gateway is stopping")
         if not self._balancer.any_up:
             raise self._nobody_up()
+        if self._quarantine:
+            self._refuse_killers(key, items)
         ticket = _Asked(key, items, self._loop.time(), deadline, caller, bulk=bulk)
         if self._cache is not None and self._look_up(ticket, self._cache):
             answered(ticket)
             return ticket
-        ticket.size = sum(map(len, items))
-        self._admission.admit(len(items), ticket.size)
+        ticket.size = sum([len(text) if text.isascii() else _utf8_bytes(text) for text in items])
+        self._admit(ticket)
         try:
             self._add(ticket, 0)
         except BadRequest:
@@ -247,6 +266,25 @@ class Pool:
         ticket.on_end = self._on_end
         self._schedule()
         return ticket
+
+    def _admit(self, ticket: "_Asked") -> None:
+        """Raises Overloaded where the ticket passes a bound, or would come too late behind what waits."""
+        forecast, call_class, caller = self._forecast, ticket.call_class, ticket.caller
+        items, size, now = len(ticket.items), ticket.size, ticket.arrived
+        late_s = 0.0
+        if self._lanes.waiting:
+            late_s = forecast.late_s(call_class, caller, items, size, now, ticket.deadline)
+            if late_s and (fresh := self._lanes.count_fresh(ticket)) < items:
+                of_fresh = size * fresh // items
+                late_s = fresh and forecast.late_s(call_class, caller, fresh, of_fresh, now, ticket.deadline)
+        try:
+            if late_s:
+                time = f"{late_s:.2g} s, and the call has {ticket.deadline - now:.3g} s"
+                raise Overloaded(f"an answer would take about {time}; try again later")
+            self._admission.admit(items, size)
+        except Overloaded as refused:
+            refused.retry_after_s = max(1.0, forecast.answer_s(call_class, caller, 0, 0, now))
+            raise
 
     def _add(self, ticket: "_Asked", start: int) -> None:
         """Queue its items from there on, many in several turns, so that nobody is held up."""
@@ -271,6 +309,12 @@ class Pool:
             ticket.fail(error)
             return
         self._schedule()
+
+    def _refuse_killers(self, key: BatchKey, items: list[str]) -> None:
+        now = self._loop.time()
+        for text in items:
+            if self._quarantine.verdict(key, text, now) is Verdict.REFUSED:
+                raise _killer(key)
 
     def _on_end(self, ticket: Ticket) -> None:
         assert isinstance(ticket, _Asked)
@@ -312,7 +356,13 @@ class Pool:
             return
         dispatcher = self._dispatcher
         # Only once all is decided, since what fails at once may change what was decided upon.
-        for batch, permit in dispatcher.dispatch(self._loop.time()):
+        departures = dispatcher.dispatch(self._loop.time())
+        if self._lanes.waiting:
+            for batch, permit in departures:
+                self._forecast.on_batch(permit.shape, sum([entry.tokens for entry in batch.entries]))
+        for batch, permit in departures:
+            if self._quarantine and not batch.suspect:
+                self._single_out(batch)
             self._send(batch, permit)
         self._wake_at(dispatcher.wakes_at)
 
@@ -330,10 +380,24 @@ class Pool:
         self._waking = None
         self._dispatch()
 
+    def _single_out(self, batch: Batch) -> None:
+        """Have what a server had when it died sent by itself."""
+        now = self._loop.time()
+        suspects = [
+            entry
+            for entry in batch.entries
+            if self._quarantine.verdict(entry.lane.key, entry.text, now) is Verdict.SUSPECTED
+        ]
+        if suspects:
+            batch.entries = [entry for entry in batch.entries if entry not in suspects]
+            for part in Batch(suspects, batch.avoid).singly():
+                self._dispatcher.again(part)
+            self._schedule()
+
     def _send(self, batch: Batch, permit: Permit) -> None:
         requests = batch.requests()
-        flight = _Flight(permit, self._members[permit.deployment.name], len(requests))
-        if len(requests) == 1:
+        flight = _Flight(permit, self._members[permit.deployment.name], max(1, len(requests)))
+        if len(requests) <= 1:
             self._start(flight, batch)
             return
         # Different queries: one request each, which the server works on together.
@@ -354,6 +418,7 @@ class Pool:
             return
         self._sent_at = now
         self._budget.on_batch(now)
+        self._hedges.on_batch()
         timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - now))
         key = batch.entries[0].lane.key
         request = Request(key, [entry.text for entry in batch.entries], member.facts.encoding)
@@ -365,8 +430,10 @@ class Pool:
         except Exception as error:
             answer = self._loop.create_future()
             answer.set_exception(error)
-        self._under_way.add(answer)
+        self._under_way[answer] = flight, batch
         answer.add_done_callback(partial(self._land, flight, batch, now, timeout_s))
+        if self._looking is None:
+            self._looking = self._loop.call_later(_LOOK_S, self._look)
 
     def _land(
         self,
@@ -377,12 +444,12 @@ class Pool:
         answer: asyncio.Future[Answer],
     ) -> None:
         """A request has ended: give each call its part of the answer."""
-        self._under_way.discard(answer)
+        self._under_way.pop(answer, None)
         now = self._loop.time()
         member = flight.member
         tells = False  # whether the time that it took is the server's own
         try:
-            error = None if answer.cancelled() else answer.exception()
+            error = (flight.lost if answer.cancelled() else answer.exception()) or None
             if isinstance(error, SendError):
                 tells = error.failure is Failure.TIMEOUT and not _hurried(timeout_s, member)
                 self._report(batch, member, error, now - started)
@@ -391,8 +458,14 @@ class Pool:
                 found = answer.result()
                 tells = True
                 member.state.health.on_answer(now)
-                self._split(batch, found, now - started)  # first of all, since callers wait
+                if not batch.lost:
+                    self._split(batch, found, now - started)  # first of all, since callers wait
                 self._report(batch, member, None, now - started)
+                if batch.twin:
+                    batch.twin.lose()
+                    self._observe(Hedged(self.settings.name, "won" if flight.is_hedge else "lost"))
+                if self._quarantine:
+                    self._on_harmless(batch, member, now)
         except asyncio.CancelledError:
             pass  # This pool is closing, and ends its tickets itself.
         except Exception as bug:  # Whatever it is, nobody may stay waiting.
@@ -417,6 +490,17 @@ class Pool:
         """Decide what becomes of a batch that failed: divided, tried elsewhere, or given up."""
         now = self._loop.time()
         failure = error.failure
+        suspicious = failure in KILLS or error.may_be_input
+        if suspicious or failure is Failure.TIMEOUT:
+            self._suspect(batch, member, error, now)
+        if twin := batch.twin:
+            twin.avoid = (*twin.avoid, member.settings.name)
+            batch.lose()
+        elif batch.hedged and not batch.lost:
+            batch.hedged = False
+            self._observe(Hedged(self.settings.name, "failed"))
+        if batch.lost:
+            batch.entries = []
         to_blame = len(batch) == 1 or len(batch.tickets()) == 1
         batch.drop_ended()
         if failure is Failure.REJECTED:
@@ -432,22 +516,92 @@ class Pool:
                 if half.entries:
                     self._dispatcher.again(half)
             return
-        if failure is Failure.OVERLOADED or (failure is Failure.TIMEOUT and _hurried(timeout_s, member)):
-            member.state.health.suspect()
-        else:
-            refused = failure is Failure.REFUSED
-            news = member.state.health.on_failure(now, str(error), refused=refused, asked=started)
-            self._on_health(member, news)
-        member.nudge()
+        self._doubt(member, error, started, timeout_s)
         if not batch.entries:
             return
-        batch.tries += 1
+        if suspicious and batch.suspect:
+            # A second server has failed on it, alone.
+            killed = failure in KILLS
+            _fail(batch, _killer(batch.entries[0].lane.key) if killed else self._given_up(failure))
+            return
+        batch.tries += failure not in FREE
         batch.avoid = (*batch.avoid, member.settings.name)
         if self._balancer.up_besides(batch.avoid) and self._budget.allows(failure, batch.tries, now):
-            self._dispatcher.again(batch)
+            for part in batch.singly() if suspicious else [batch]:
+                self._dispatcher.again(part)
             self._observe(BatchRetried(self.settings.name, failure.value))
         else:
             self._give_up(batch, failure)
+
+    def _doubt(self, member: Member, error: SendError, started: float, timeout_s: float) -> None:
+        """What a failure says of the server."""
+        health, failure = member.state.health, error.failure
+        if failure is Failure.OVERLOADED:
+            health.hold()
+        elif failure is Failure.TIMEOUT and _hurried(timeout_s, member):
+            health.suspect()
+        elif failure is not Failure.HUNG:  # of which it went down
+            news = health.on_failure(
+                self._loop.time(),
+                str(error),
+                refused=failure is Failure.REFUSED,
+                asked=started,
+                may_eject=self._balancer.may_eject(),
+            )
+            self._on_health(member, news)
+        member.nudge()
+
+    def _suspect(self, batch: Batch, member: Member, error: SendError, now: float) -> None:
+        """What a failure says of the input."""
+        quarantine, name = self._quarantine, member.settings.name
+        for entry in batch.entries:
+            key, text = entry.lane.key, entry.text
+            if error.failure is Failure.TIMEOUT:
+                quarantine.on_silence(name, key, text, batch.suspect)
+            elif error.failure in KILLS:
+                quarantine.on_death(key, text, batch.suspect, now)
+            else:
+                quarantine.on_error(name, key, text, batch.suspect, now)
+
+    def _on_harmless(self, batch: Batch, member: Member, now: float) -> None:
+        """A server has answered, so what it had was not what kills servers."""
+        for entry in batch.entries:
+            self._quarantine.on_answer(entry.lane.key, entry.text)
+        self._quarantine.on_alive(member.settings.name, now)
+
+    # What takes too long
+
+    def _look(self) -> None:
+        """Have servers probed that owe an answer for too long, and ask others for what is late."""
+        now = self._loop.time()
+        self._looking = self._loop.call_later(_LOOK_S, self._look) if self._under_way else None
+        for member in {flight.member for flight, _ in self._under_way.values()}:
+            state = member.state
+            if state.health.takes_work and state.is_stalled(now):
+                state.health.hold()
+                member.nudge()
+        if not self._lanes.waiting and (idle := self._balancer.idle()):
+            for flight, batch in list(self._under_way.values()):
+                if idle and not batch.hedged and not batch.suspect and flight.is_late(now):
+                    self._hedge(batch, idle, now)
+
+    def _hedge(self, batch: Batch, idle: list[Deployment], now: float) -> None:
+        """Send `batch` to one of `idle` as well, which it leaves then."""
+        rooms = [d for d in idle if d.name not in batch.avoid]
+        deployment = self._balancer.pick(rooms, batch.shape(), now) if rooms else None
+        if deployment is None or not self._hedges.take():
+            return
+        idle.remove(deployment)
+        permit = Permit(deployment, batch.shape(), now)
+        flight = _Flight(permit, self._members[deployment.name], 1, is_hedge=True)
+        self._start(flight, batch.hedge())
+
+    def _abandon(self, member: Member) -> None:
+        """It does not answer any more: what is under way there is to be tried elsewhere."""
+        for answer, (flight, _) in list(self._under_way.items()):
+            if flight.member is member:
+                flight.lost = SendError(Failure.HUNG, "hangs")
+                answer.cancel()
 
     def _give_up(self, batch: Batch, failure: Failure) -> None:
         if failure is Failure.TIMEOUT and self._balancer.any_up:
@@ -508,7 +662,34 @@ class Pool:
 
     def _on_probed(self, member: Member, news: bool) -> None:
         self._learn()
+        if self._quarantine and member.state.health.takes_work:
+            self._quarantine.on_alive(member.settings.name, self._loop.time())
         self._on_health(member, news)
+        if member.hangs:
+            member.hangs = False
+            self._abandon(member)
+        self._schedule()  # It may have been on hold.
+
+    def _differs(self, member: Member, facts: ServerFacts) -> str:
+        """Why what `member` tells does not fit the pool; empty when it does. Those with other vectors may be
+        right and the pool wrong: then the others are looked at anew.
+        """
+        sameness, name = self._sameness, member.settings.name
+        if self._members.get(name) is not member:
+            return ""
+        if sameness.add(name, facts.samples, self._members, worked=self._sent_at > -math.inf):
+            self._observe(VectorsReplaced(self.settings.name, name))
+            if self._cache is not None:
+                self._cache.clear()
+            for other in list(self._members.values()):
+                health, why = other.state.health, sameness.differs(other.settings.name)
+                if other is not member and health.is_up and why:
+                    other.facts = None
+                    self._on_health(other, health.on_different(self._loop.time(), why))
+                elif health.is_different and not why:
+                    health.suspect()
+                    other.nudge()
+        return sameness.differs(name)
 
     def _learn(self) -> None:
         """A batch must fit every server, since it is cut before its server is chosen."""
@@ -524,6 +705,7 @@ class Pool:
             member.state.restart(self._loop.time())
             self._schedule()
         else:
+            self._quarantine.on_dead(member.settings.name, self._loop.time())
             self._after_loss()
 
     def _after_loss(self) -> None:
@@ -537,8 +719,12 @@ class Pool:
         for batch in self._dispatcher.take_again():
             _fail(batch, self._nobody_up())
 
-    def _nobody_up(self) -> NoDeployment:
-        return NoDeployment(f"no server for model {self.settings.name!r} is up")
+    def _nobody_up(self) -> GatewayError:
+        if any(deployment.health.is_full for deployment in self._balancer):
+            return Overloaded("the servers have too much to do; try again later")
+        # By then one may have answered a probe.
+        due = min((each.health.probe_at() for each in self._balancer), default=0.0) - self._loop.time()
+        return NoDeployment(f"no server for model {self.settings.name!r} is up", retry_after_s=max(1.0, due))
 
     def _report_bug(self, message: str, error: BaseException) -> None:
         self._loop.call_exception_handler(
@@ -559,13 +745,19 @@ class _Asked(Ticket):
 class _Flight:
     """A batch under way to `member`, in one request or in several, under one permit."""
 
-    __slots__ = ("_permit", "_tells", "_under_way", "member")
+    __slots__ = ("_permit", "_tells", "_under_way", "is_hedge", "lost", "member")
 
-    def __init__(self, permit: Permit, member: Member, requests: int) -> None:
+    def __init__(self, permit: Permit, member: Member, requests: int, *, is_hedge: bool = False) -> None:
         self.member = member
+        self.is_hedge = is_hedge
+        self.lost: SendError | None = None
+        """Why its requests were cancelled."""
         self._permit = permit
         self._under_way = requests
         self._tells = True
+
+    def is_late(self, now: float) -> bool:
+        return self.member.state.is_late(self._permit, now)
 
     def land(self, now: float, *, tells: bool) -> None:
         """One of its requests has ended; the last one ends the permit."""
@@ -578,6 +770,18 @@ class _Flight:
 def _hurried(timeout_s: float, member: Member) -> bool:
     """Whether the callers of a batch had less patience than a server may ask for."""
     return timeout_s < _PATIENCE * member.settings.timeout_s
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
+
+
+def _killer(key: BatchKey) -> BadRequest:
+    what, param = ("a document", "documents") if key.task is Task.RERANK else ("an input", "input")
+    minutes = f"{REFUSED_S / 60:g} minutes"
+    return BadRequest(
+        f"{what} of this call made two servers fail; it is not sent again for {minutes}", param=param
+    )
 
 
 def _fail(batch: Batch, error: GatewayError) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.core.lanes import BatchKey, Value
 from gateway.core.retry import Failure
+from gateway.core.sameness import Samples
 from gateway.core.settings import DeploymentSettings
 
 ITEMS_MAX = 32
@@ -29,6 +30,8 @@ class ServerFacts:
     encoding: Encoding = Encoding.BASE64
     backend: str = ""
     """What it runs the model with, in its own word."""
+    samples: Samples = ()
+    """Its answers to fixed texts, `SHORT` of samples.py first; none when there is nothing to compare."""
 
 
 class Request(NamedTuple):
@@ -49,9 +52,13 @@ class Answer(NamedTuple):
 class SendError(Exception):
     """A batch or a probe failed. `str(error)` may be logged; only for `REJECTED` is it shown to callers."""
 
-    def __init__(self, failure: Failure, message: str, *, reason: str = "") -> None:
+    def __init__(
+        self, failure: Failure, message: str, *, reason: str = "", may_be_input: bool = False
+    ) -> None:
         super().__init__(message)
         self.failure = failure
+        self.may_be_input = may_be_input
+        """The server's own error, which something in the batch may have caused."""
         self.reason = reason or failure.value
         """One word of a small set, for metrics."""
 

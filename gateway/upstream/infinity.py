@@ -2,20 +2,25 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 import orjson
+from aiohttp.abc import AbstractResolver, ResolveResult
 
-from gateway.core.lanes import BatchKey
 from gateway.core.retry import Failure
-from gateway.core.settings import DeploymentSettings, Secret
+from gateway.core.settings import DeploymentSettings, Secret, TlsSettings
 from gateway.messages import Task
 from gateway.pool import Answer, Encoding, Request, SendError, ServerFacts
+from gateway.pool.samples import LONG, SHORT, sample_of, trial_key
 from gateway.upstream import codec, wire
+from gateway.upstream.resolver import Place, Resolver
 from gateway.upstream.target import USER_AGENT, Target
+from gateway.upstream.tls import Tls
+from gateway.vectors import floats
 
 # prometheus-fastapi-instrumentator's. The labels stand in alphabetical order.
 _SPENT = re.compile(
@@ -24,17 +29,29 @@ _SPENT = re.compile(
     re.MULTILINE,
 )
 _MESSAGE_CHARS_MAX = 300
+_MESSAGE_CHARS_READ = 2000
 _MODELS_BYTES_MAX = 16 * 1024 * 1024
-# URLs, and hosts with a port, by name or number.
-_ADDRESS = re.compile(
-    r"\b\w+://\S+|\[[0-9a-fA-F:.]+\](:\d+)?|\b\d{1,3}(\.\d{1,3}){3}\b(:\d+)?|\b[\w.-]+:\d{2,5}\b"
+_SYSTEMS = TlsSettings()
+
+# What a server may mention and no caller needs: URLs, hosts by name or number, paths, keys.
+_INSIDE = re.compile(
+    r"""\b\w+://\S+
+    | \[[0-9a-f:.]+\](:\d+)? | \b\d{1,3}(\.\d{1,3}){3}\b(:\d+)? | \b([0-9a-f]{0,4}:){3,7}[0-9a-f]{0,4}\b
+    | \b[\w.-]+:\d{2,5}\b
+    | \b[\w-]+(\.[\w-]+)*\.(local|localdomain|internal|intranet|svc|lan|corp|com|net|org|io|dev|cloud)\b
+    | (?<![\w.])~?(/[\w.@+-]+){2,}/? | \b[a-z]:\\\S+
+    | \b(bearer|basic)\s+\S+ | \b(authorization|[\w-]*(key|token|secret|password))["']?\s*[:=]\s*\S+
+    | \b(sk|hf|pk|ghp)[-_]\w[\w-]{5,}""",
+    re.IGNORECASE | re.VERBOSE,
 )
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 class InfinityUpstream:
     """HTTP connections to all servers. An async context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: TlsSettings = _SYSTEMS) -> None:
+        self._tls = Tls(tls)
         self._wire: wire.Client
         self._session: aiohttp.ClientSession
         self._targets: dict[tuple[str, Secret | None], Target] = {}
@@ -42,10 +59,12 @@ class InfinityUpstream:
         """api_base → where its routes really are, for servers that serve them below /v1."""
 
     async def __aenter__(self) -> Self:
-        self._wire = wire.Client()
+        self._wire = wire.Client(self._tls)
         # For lists of models only, which are asked for now and then: nothing of it is kept between two.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, resolver=_Resolving(self._wire.resolver), use_dns_cache=False
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=wire.CONNECT_S),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -68,7 +87,7 @@ class InfinityUpstream:
 
         body = codec.encode(request, deployment.server_model)
         target = self._target(deployment, codec.PATHS[request.key.task])
-        return self._wire.post(target, body, timeout_s, read)
+        return self._wire.post(target, body, timeout_s, codec.answer_bytes_max(request, len(body)), read)
 
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
         """The names of the models that a server serves."""
@@ -101,26 +120,28 @@ class InfinityUpstream:
         floats from then on.
         """
         model = _choose(deployment, await self._models(deployment, timeout_s))
-        encoding = Encoding.BASE64
         capabilities = frozenset(model.capabilities)
-        if Task.EMBED in capabilities:
-            encoding = await self._encoding(deployment, timeout_s)
-        elif Task.RERANK in capabilities:
-            await self.send(deployment, _trial(Task.RERANK), timeout_s)
-        elif Task.CLASSIFY in capabilities:
-            await self.send(deployment, _trial(Task.CLASSIFY), timeout_s)
-        return ServerFacts(capabilities, max(1, model.stats.batch_size), encoding, model.backend)
+        batch_size = max(1, model.stats.batch_size)
+        task = next((task for task in Task if task in capabilities), None)
+        if task is None:
+            return ServerFacts(capabilities, batch_size, backend=model.backend)
+        answer = await self.send(
+            deployment, Request(trial_key(task), [SHORT, LONG], Encoding.FLOAT), timeout_s
+        )
+        encoding, binary = Encoding.BASE64, False
+        if task is Task.EMBED:
+            several = any(isinstance(value, bytes) and floats(value).ndim > 1 for value in answer.values)
+            binary = not several and not await self._takes_base64(deployment, timeout_s)
+            encoding = Encoding.FLOAT if several or binary else Encoding.BASE64
+        samples = [sample_of(task, value, binary=binary) for value in answer.values]
+        return ServerFacts(capabilities, batch_size, encoding, model.backend, samples)
 
-    async def _encoding(self, deployment: DeploymentSettings, timeout_s: float) -> Encoding:
-        answer = await self.send(deployment, _trial(Task.EMBED, Encoding.FLOAT), timeout_s)
-        vectors = [orjson.loads(value) for value in answer.values if isinstance(value, bytes)]
-        if any(isinstance(vector, list) and vector and isinstance(vector[0], list) for vector in vectors):
-            return Encoding.FLOAT
+    async def _takes_base64(self, deployment: DeploymentSettings, timeout_s: float) -> bool:
         try:
-            await self.send(deployment, _trial(Task.EMBED, Encoding.BASE64), timeout_s)
+            await self.send(deployment, Request(trial_key(Task.EMBED), [SHORT], Encoding.BASE64), timeout_s)
         except _InternalError:
-            return Encoding.FLOAT
-        return Encoding.BASE64
+            return False
+        return True
 
     async def _models(self, server: DeploymentSettings, timeout_s: float) -> list[codec.Model]:
         base = server.api_base
@@ -147,10 +168,16 @@ class InfinityUpstream:
 
     async def _get(self, target: Target, timeout_s: float) -> bytes:
         headers = {"Authorization": target.authorization} if target.authorization else None
+        secure = target.origin.scheme == "https"
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._session.get(target.url, headers=headers, allow_redirects=False) as response,
+                self._session.get(
+                    target.url,
+                    headers=headers,
+                    allow_redirects=False,
+                    ssl=self._tls.context() if secure else True,
+                ) as response,
             ):
                 return _accepted(response.status, await _read(response))
         except TimeoutError as error:
@@ -166,6 +193,34 @@ class InfinityUpstream:
             raise SendError(Failure.DISCONNECTED, f"connection lost: {wire.words(error)}") from error
         # Out here it has no cause, whose repr would hold our request's headers and so the key.
         raise not_http
+
+
+class _Resolving(AbstractResolver):
+    """Our resolver, for aiohttp."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address.numeric,
+                port=address.port,
+                family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await self._resolver.addresses(Place(host, port))
+        ]
+
+    async def close(self) -> None:
+        pass
 
 
 class _InternalError(SendError):
@@ -203,7 +258,7 @@ def _accepted(status: int, body: bytes) -> bytes:
         case 429:
             raise SendError(Failure.OVERLOADED, "overloaded (status 429)")
         case 500:
-            raise _InternalError(Failure.SERVER_ERROR, f"status {status}: {message}")
+            raise _InternalError(Failure.SERVER_ERROR, f"status {status}: {message}", may_be_input=True)
         case _ if status >= 400:
             raise SendError(Failure.SERVER_ERROR, f"status {status}: {message}")
         case _:
@@ -211,7 +266,7 @@ def _accepted(status: int, body: bytes) -> bytes:
 
 
 def _message(body: bytes) -> str:
-    """What a server said went wrong, without addresses that it may mention."""
+    """What a server said went wrong, on one line, without what it may mention of the network inside."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -223,7 +278,10 @@ def _message(body: bytes) -> str:
             pass
         case _:
             return "no reason given"
-    return _ADDRESS.sub("…", message)[:_MESSAGE_CHARS_MAX]
+    if "Traceback (most recent call last)" in message:
+        return "no reason given"
+    message = _UNPRINTABLE.sub(" ", message[:_MESSAGE_CHARS_READ])
+    return _INSIDE.sub("…", message)[:_MESSAGE_CHARS_MAX]
 
 
 def _choose(deployment: DeploymentSettings, models: Sequence[codec.Model]) -> codec.Model:
@@ -233,10 +291,7 @@ def _choose(deployment: DeploymentSettings, models: Sequence[codec.Model]) -> co
             return model
     if len(models) == 1:
         return models[0]
-    served = ", ".join(model.id for model in models)
-    raise SendError(Failure.SERVER_ERROR, f"serves {served}, not {deployment.server_model}")
-
-
-def _trial(task: Task, encoding: Encoding = Encoding.BASE64) -> Request:
-    query = "ping" if task is Task.RERANK else None
-    return Request(BatchKey(task, query=query), ["ping", "a ping of another length"], encoding)
+    served = _UNPRINTABLE.sub(" ", ", ".join(model.id for model in models))
+    raise SendError(
+        Failure.SERVER_ERROR, f"serves {served[:_MESSAGE_CHARS_MAX]}, not {deployment.server_model}"
+    )

@@ -55,8 +55,9 @@ KEYS = [
     rerank("r"),
     EMBED._replace(task=Task.CLASSIFY),
 ]
-FAILS = sorted(set(Failure) - {Failure.REJECTED})
-ERRORS = {"NoDeployment", "ServerFailed", "BadAnswer", "Overloaded", "DeadlineExceeded"}
+FAILS = sorted(set(Failure) - {Failure.REJECTED, Failure.HUNG})
+ERRORS = {"NoDeployment", "ServerFailed", "BadAnswer", "Overloaded", "DeadlineExceeded", "BadRequest"}
+"""The last when two servers died of something that was there both times."""
 
 LATE_S = 0.1 + 1e-6
 """How late the end of a deadline may be seen that is a second away or more."""

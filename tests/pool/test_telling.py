@@ -116,7 +116,7 @@ async def test_stats_and_repr_tell_what_waits_and_what_is_under_way() -> None:
             2,
             {"bulk": 10, "interactive": 0},
         )
-        assert [told[:6] for told in stats.deployments] == [("a", "up", "answers", 1, 32, 1)]
+        assert [told[:7] for told in stats.deployments] == [("a", "up", "answers", "closed", 1, 32, 1)]
         assert 0 <= stats.deployments[0].busy_ratio <= 1
         assert set(stats.deployments[0].service) == {"l", "o", "a", "b"}
         assert repr(pool) == "<Pool model: 2 calls, <Lanes: 10 entries wait, 1 lanes>>"
