@@ -4,6 +4,7 @@ What was under way at a server that died is suspected: it is sent once more, eac
 there when a second server dies is refused for a while, so that no input walks through all servers.
 
 Where it does not show at once whether a server died of what it had, the next that is heard of it decides.
+And where servers die again and again of whatever they have, it is not the inputs.
 """
 
 import hashlib
@@ -16,6 +17,10 @@ _Item = TypeVar("_Item")
 
 _SUSPECTED_S = 60.0
 REFUSED_S = 300.0
+_WELL_S = 60.0
+"""A server that has died since, and of something else, is no witness."""
+_ONE_DEATH_S = 0.5
+"""Connections break one after the other when a server dies."""
 _KNOWN_MAX = 4096
 _PENDING_MAX = 256
 
@@ -28,11 +33,13 @@ class Verdict(Enum):
 class Quarantine:
     """What is known of such inputs. False when that is nothing."""
 
-    __slots__ = ("_accused", "_unanswered", "_until")
+    __slots__ = ("_accused", "_deaths", "_unanswered", "_until")
 
     def __init__(self) -> None:
         self._until: dict[bytes, tuple[Verdict, float]] = {}
         """In the order of the verdicts; the oldest go when there are too many."""
+        self._deaths: dict[str, _Death] = {}
+        """Deployment → its last."""
         self._accused: dict[str, list[bytes]] = {}
         """Deployment → what it failed on, alone. To blame, if the deployment is well."""
         self._unanswered: dict[str, list[tuple[bytes, Verdict]]] = {}
@@ -41,9 +48,9 @@ class Quarantine:
     def __bool__(self) -> bool:
         return bool(self._until or self._accused or self._unanswered)
 
-    def on_death(self, key: BatchKey, text: str, alone: bool, now: float) -> None:
+    def on_death(self, deployment: str, key: BatchKey, text: str, alone: bool, now: float) -> None:
         """A server died while it had `text`, which was `alone` among suspects."""
-        self._judge(fingerprint(key, text), _verdict(alone), now)
+        self._on_death(deployment, fingerprint(key, text), _verdict(alone), now)
 
     def on_error(self, deployment: str, key: BatchKey, text: str, alone: bool, now: float) -> None:
         """A server said that it failed. Twice for the same may be the input's fault, if the second server is
@@ -72,12 +79,28 @@ class Quarantine:
         """It has gone down."""
         self._accused.pop(deployment, None)
         for print_, verdict in self._unanswered.pop(deployment, ()):
-            self._judge(print_, verdict, now)
+            self._on_death(deployment, print_, verdict, now)
+
+    def on_gone(self, deployment: str) -> None:
+        """It is no more."""
+        for known in (self._accused, self._unanswered, self._deaths):
+            known.pop(deployment, None)
 
     def verdict(self, key: BatchKey, text: str, now: float) -> Verdict | None:
         self._forget(now)
         verdict, until = self._until.get(fingerprint(key, text), (None, 0.0))
         return verdict if until > now else None
+
+    def _on_death(self, deployment: str, print_: bytes, verdict: Verdict, now: float) -> None:
+        death = self._deaths.get(deployment)
+        if death is None or now > death.at + _ONE_DEATH_S:
+            death = self._deaths[deployment] = _Death(now, death)
+        before = death.before
+        if before and before.at > now - _WELL_S and print_ not in before.had:
+            verdict = Verdict.SUSPECTED
+        if len(death.had) < _PENDING_MAX:
+            death.had.add(print_)
+        self._judge(print_, verdict, now)
 
     def _judge(self, print_: bytes, verdict: Verdict, now: float) -> None:
         self._until.pop(print_, None)
@@ -92,6 +115,19 @@ class Quarantine:
             if self._until[oldest][1] > now:
                 return
             del self._until[oldest]
+
+
+class _Death:
+    """Of a server: when, what it had, and the one before that."""
+
+    __slots__ = ("at", "before", "had")
+
+    def __init__(self, at: float, before: "_Death | None") -> None:
+        self.at = at
+        self.had: set[bytes] = set()
+        self.before = before
+        if before:
+            before.before = None
 
 
 def fingerprint(key: BatchKey, text: str) -> bytes:

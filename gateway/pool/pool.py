@@ -204,6 +204,7 @@ class Pool:
         """A deployment goes: it gets no more work; what is under way there ends."""
         del self._members[name]
         self._balancer.remove(name)
+        self._quarantine.on_gone(name)
         self._watches.pop(name).cancel()
         self._sameness.forget(name)
         self._learn()
@@ -520,9 +521,8 @@ class Pool:
         if not batch.entries:
             return
         if suspicious and batch.suspect:
-            # A second server has failed on it, alone.
-            killed = failure in KILLS
-            _fail(batch, _killer(batch.entries[0].lane.key) if killed else self._given_up(failure))
+            # A second server has failed on it, alone. Whoever asks again is told that it is refused.
+            _fail(batch, self._given_up(failure))
             return
         batch.tries += failure not in FREE
         batch.avoid = (*batch.avoid, member.settings.name)
@@ -559,7 +559,7 @@ class Pool:
             if error.failure is Failure.TIMEOUT:
                 quarantine.on_silence(name, key, text, batch.suspect)
             elif error.failure in KILLS:
-                quarantine.on_death(key, text, batch.suspect, now)
+                quarantine.on_death(name, key, text, batch.suspect, now)
             else:
                 quarantine.on_error(name, key, text, batch.suspect, now)
 

@@ -70,13 +70,19 @@ async def test_another_server_answers(fault: dict[str, Any], reason: str) -> Non
         samples = await caller.samples()
 
     assert reply.vectors == [vector_of(repr(base64.b64decode(image[22:]))).tolist() for image in IMAGES]
-    assert second.batches == [IMAGES]
+    # It may be one of them that kills servers, so that they are told apart.
+    apart = reason == "disconnected" or fault.get("status") == 500
+    assert second.batches == ([[image] for image in IMAGES] if apart else [IMAGES])
     assert samples.value("retries_total", reason=reason) == 1
     assert samples.total("upstream_requests_total", outcome=reason) == 1
-    assert samples.total("upstream_requests_total", outcome="success") == 1
+    assert samples.total("upstream_requests_total", outcome="success") == 1 + apart
     assert samples.total("upstream_bad_answers_total") == (1 if reason == "bad_answer" else 0)
 
 
+@pytest.mark.proves(
+    "A server that refuses connections, and its return",
+    caller="nothing: the others answer; it gets work again as soon as it answers a probe",
+)
 async def test_another_server_answers_while_one_is_gone() -> None:
     """Refused connections cost nothing, and the server gets no more work until it is back."""
     async with a_pair() as (caller, first, _):
@@ -167,6 +173,7 @@ async def test_a_count_of_tokens_below_zero_is_the_servers_fault() -> None:
     assert reply.vectors == [vector_of("one").tolist()]
 
 
+@pytest.mark.proves("Every server answers 429", caller="429 with `Retry-After`")
 async def test_overload_everywhere_is_overload() -> None:
     """429 with Retry-After: an ingress takes a pod that answers 5xx out of service."""
     async with a_pair() as (caller, first, second):
@@ -180,6 +187,10 @@ async def test_overload_everywhere_is_overload() -> None:
     assert samples.value("rejected_total", reason="overloaded") == 1
 
 
+@pytest.mark.proves(
+    "A server that is too slow for the time limit of its callers",
+    caller="504 at the time limit, and nothing is sent a second time",
+)
 async def test_slowness_is_not_tried_again() -> None:
     """Infinity goes on working on what has timed out: a second server would double the load."""
     async with a_pair(timeout_s=0.2) as (caller, first, second):
@@ -245,8 +256,8 @@ async def test_a_poisonous_input_fails_alone_and_does_not_take_the_servers_with_
             server.faults.append(Fault(drop="before", when=poison))
         for i in range(send):
             bad, good = await asyncio.gather(caller.embed("poison"), caller.embed(f"good {i}"))
-            assert bad.status in (502, 503)
-            assert good.status in (200, 502, 503)
+            assert bad.status == (502 if i == 0 else 400)
+            assert good.status == 200
         await until(lambda: is_served(caller))
         reply = await caller.embed("good")
 

@@ -17,18 +17,43 @@ def test_of_nothing_nothing_is_known() -> None:
 def test_one_death_makes_a_suspect_and_a_second_one_a_killer() -> None:
     """The second while it was alone."""
     quarantine = Quarantine()
-    quarantine.on_death(EMBED, "x", False, 0)
+    quarantine.on_death("a", EMBED, "x", False, 0)
     assert quarantine.verdict(EMBED, "x", 1) is Verdict.SUSPECTED
 
-    quarantine.on_death(EMBED, "x", True, 1)
+    quarantine.on_death("b", EMBED, "x", True, 1)
     assert quarantine.verdict(EMBED, "x", 2) is Verdict.REFUSED
     assert quarantine.verdict(EMBED, "y", 2) is None
+
+
+def test_servers_that_die_again_and_again_are_no_witnesses() -> None:
+    """It is not the inputs then; of one that is there each time it is."""
+    quarantine = Quarantine()
+    quarantine.on_death("b", EMBED, "else", False, 0)
+    quarantine.on_death("a", EMBED, "x", False, 1)
+    quarantine.on_death("b", EMBED, "x", True, 2)
+    assert quarantine.verdict(EMBED, "x", 2) is Verdict.SUSPECTED
+
+    quarantine.on_death("b", EMBED, "x", True, 5)
+    assert quarantine.verdict(EMBED, "x", 5) is Verdict.REFUSED
+    quarantine.on_death("a", EMBED, "y", True, 70)
+    assert quarantine.verdict(EMBED, "y", 70) is Verdict.REFUSED
+
+
+def test_what_breaks_in_one_moment_is_one_death() -> None:
+    """A server's connections do not all break at once."""
+    quarantine = Quarantine()
+    quarantine.on_death("a", EMBED, "x", False, 0)
+    for i in range(3):
+        quarantine.on_death("b", EMBED, f"mate {i}", False, 1 + i / 100)
+    quarantine.on_death("b", EMBED, "x", True, 1.1)
+
+    assert quarantine.verdict(EMBED, "x", 2) is Verdict.REFUSED
 
 
 def test_an_answer_clears() -> None:
     """A server has survived it."""
     quarantine = Quarantine()
-    quarantine.on_death(EMBED, "x", False, 0)
+    quarantine.on_death("a", EMBED, "x", False, 0)
     quarantine.on_answer(EMBED, "x")
 
     assert not quarantine
@@ -37,7 +62,7 @@ def test_an_answer_clears() -> None:
 def test_a_verdict_ends() -> None:
     """And takes no room any more."""
     quarantine = Quarantine()
-    quarantine.on_death(EMBED, "x", True, 0)
+    quarantine.on_death("a", EMBED, "x", True, 0)
 
     assert quarantine.verdict(EMBED, "x", REFUSED_S - 1) is Verdict.REFUSED
     assert quarantine.verdict(EMBED, "x", REFUSED_S) is None
@@ -56,7 +81,7 @@ def test_a_verdict_ends() -> None:
 def test_what_the_model_sees_differs(other: BatchKey) -> None:
     """The same text in another role is another input; other parameters do not make it one."""
     quarantine = Quarantine()
-    quarantine.on_death(EMBED, "x", False, 0)
+    quarantine.on_death("a", EMBED, "x", False, 0)
 
     assert quarantine.verdict(other, "x", 0) is None
     assert quarantine.verdict(EMBED._replace(params=b'{"p":1}', alone=7), "x", 0) is Verdict.SUSPECTED
@@ -110,7 +135,7 @@ def test_it_is_bounded() -> None:
     """However many texts are under way when servers die, and however long one is silent."""
     quarantine = Quarantine()
     for i in range(10_000):
-        quarantine.on_death(EMBED, f"x{i}", False, 0)
+        quarantine.on_death("a", EMBED, f"x{i}", False, 0)
         quarantine.on_silence("a", EMBED, f"y{i}", False)
     known = sum(quarantine.verdict(EMBED, f"x{i}", 0) is not None for i in range(10_000))
     assert 0 < known <= 4096
@@ -122,6 +147,6 @@ def test_it_is_bounded() -> None:
 def test_half_a_surrogate_pair_has_a_fingerprint() -> None:
     """JSON can carry one, and a text that cannot be encoded may be just what kills."""
     quarantine = Quarantine()
-    quarantine.on_death(EMBED, "\ud800", False, 0)
+    quarantine.on_death("a", EMBED, "\ud800", False, 0)
 
     assert quarantine.verdict(EMBED, "\ud800", 0) is Verdict.SUSPECTED

@@ -2,7 +2,7 @@ import pytest
 
 from gateway.core.router import UNNAMED, Router, capability
 from gateway.core.settings import RouterSettings
-from gateway.errors import BadRequest, NoDeployment, UnknownModel
+from gateway.errors import BadRequest, Forbidden, NoDeployment, UnknownModel
 from gateway.messages import Modality, Task
 
 POOLS = {"embedder": {"embed"}, "reranker": {"rerank"}}
@@ -143,3 +143,55 @@ def test_names_are_the_pools_and_the_aliases_of_pools_that_exist() -> None:
     subject = router(aliases={"ada": "embedder", "lost": "gone"})
 
     assert subject.names(POOLS) == {"embedder": "embedder", "reranker": "reranker", "ada": "embedder"}
+
+
+# Callers who are permitted some models
+
+
+@pytest.mark.parametrize("patterns", [("embedder",), ("emb*",), ("ada",), ("x", "*")])
+@pytest.mark.parametrize("model", ["embedder", "ada"])
+def test_a_pattern_fits_a_model_by_any_of_its_names(patterns: tuple[str, ...], model: str) -> None:
+    """An alias is the model, whichever of the two is named in the rule and in the call."""
+    assert router(aliases={"ada": "embedder"}).resolve(model, "embed", POOLS, patterns) == "embedder"
+
+
+@pytest.mark.parametrize("pools", [POOLS, {}], ids=["some", "none"])
+@pytest.mark.parametrize("model", ["reranker", "rank", "nothing", "Embedder", "embedder2", ""])
+def test_what_is_not_permitted_is_forbidden(model: str, pools: dict[str, set[str]]) -> None:
+    """Whether it is there or not."""
+    with pytest.raises(Forbidden, match=f"this key may not use the model '{model}'"):
+        router(aliases={"rank": "reranker"}).resolve(model, "rerank", pools, ("embedder",))
+
+
+def test_who_names_no_model_gets_one_that_is_permitted() -> None:
+    """A default that is not is passed over."""
+    pools = {"embedder": {"embed"}, "other": {"embed"}, "reranker": {"rerank"}}
+    found = router(default_models={Task.EMBED: "embedder"})
+
+    assert found.resolve(None, "embed", pools, ("other",)) == "other"
+    assert found.resolve(UNNAMED, "embed", pools, ("*e*r",)) == "embedder"
+    with pytest.raises(BadRequest, match=r"no model here can rerank; known are other$"):
+        found.resolve(None, "rerank", pools, ("other",))
+    with pytest.raises(Forbidden, match="may use no model that is here"):
+        found.resolve(None, "embed", pools, ("gone",))
+
+
+def test_errors_name_permitted_models_alone() -> None:
+    """What else is here is not for that caller to know."""
+    pools = {"embedder": {"embed"}, "embedder-2": {"embed"}, "reranker": {"rerank"}}
+
+    with pytest.raises(UnknownModel, match=r"'embedder-3' is not .* known are embedder, embedder-2$"):
+        router().resolve("embedder-3", "embed", pools, ("embed*",))
+    with pytest.raises(UnknownModel, match=r"'gone' is not known here$"):
+        router().resolve("gone", "embed", pools, ("gone",))
+    with pytest.raises(BadRequest, match="cannot rerank; no model here can"):
+        router().resolve("embedder", "rerank", pools, ("embed*",))
+
+
+def test_fallbacks_that_are_not_permitted_are_passed_over() -> None:
+    """The next one may stand in."""
+    found = router(aliases={"second": "b"}, fallbacks={"a": ("b", "c", "d")})
+
+    assert found.with_fallbacks("a") == ("a", "b", "c", "d")
+    assert found.with_fallbacks("a", ("a", "c")) == ("a", "c")
+    assert found.with_fallbacks("a", ("a", "second")) == ("a", "b")

@@ -71,7 +71,7 @@ async def test_at_most_two_servers_die_of_one_input(hangs: bool) -> None:
 
         for call in (*good, *more):
             assert_answered(await call)
-        assert isinstance(await failure(bad), BadRequest)
+        assert isinstance(await failure(bad), ServerFailed)
         assert upstream.dead == 2
 
         assert await refused(pool)
@@ -91,7 +91,7 @@ async def test_a_killer_is_refused_for_some_minutes_only() -> None:
     upstream = Mortal(latency_s=0.125)
 
     async with running(upstream, "abc") as pool:
-        assert isinstance(await failure(ask(pool, POISON)), BadRequest)
+        assert isinstance(await failure(ask(pool, POISON)), ServerFailed)
         await at(now() + REFUSED_S - 1)
         assert await refused(pool)
         await at(now() + 2)
@@ -145,7 +145,7 @@ async def test_suspects_are_never_together() -> None:
         calls = [ask(pool, texts(20)), ask(pool, POISON)]
         results = await asyncio.gather(*calls, return_exceptions=True)
 
-    assert isinstance(results[1], BadRequest)
+    assert isinstance(results[1], ServerFailed)
     assert not isinstance(results[0], BaseException)
     first = next(batch for batch in upstream.batches if POISON in batch.items)
     assert len(first.items) > 1
@@ -165,7 +165,7 @@ async def test_images_of_one_call_are_told_apart() -> None:
 
     async with running(upstream, "abcd") as pool:
         error = await failure(ask(pool, ["fine", POISON, "fine too"], image(1)))
-        assert isinstance(error, BadRequest)
+        assert isinstance(error, ServerFailed)
         assert upstream.dead == 2
         assert_answered(await ask(pool, ["fine", "fine too"], image(2)))
         assert await refused(pool, BatchKey(Task.EMBED, modality=Modality.IMAGE, alone=3))
