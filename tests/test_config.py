@@ -801,7 +801,7 @@ def test_a_key_of_another_kind_is_refused_unseen(key: object) -> None:
         ({"rerank_documents": "text"}, "rerank_documents: expected one of auto, string, object, got 'text'"),
         ({"allow_anonymous": "yes"}, "allow_anonymous: expected true or false, got 'yes'"),
         ({"cache": {"bytes_max": -1}}, "cache.bytes_max: expected a whole number from 0"),
-        ({"keys": [{"name": "a"}]}, "keys: this version does not know it yet; leave it out"),
+        ({"discovery": {"dns": "x"}}, "discovery: this version does not know it yet; leave it out"),
         ({"batchin": {}}, "batchin: unknown key; did you mean batching?"),
         (
             {"default_models": {"embed": "b"}},

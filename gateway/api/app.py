@@ -26,18 +26,37 @@ from gateway.api.named import ModelInPath
 from gateway.api.openai import Embeddings
 from gateway.api.rerank import Rerank
 from gateway.bootstrap import Runtime
-from gateway.errors import GatewayError
+from gateway.config import OpenRoute
+from gateway.errors import Forbidden, GatewayError
 from gateway.messages import Modality
 from gateway.observability.metrics import CONTENT_TYPE
 
 _NATIVE = ("/infinity", "/infinity/v1")
 """Where Infinity's own API is."""
 
+_HEALTH = (
+    *("/health", "/health/liveliness", "/health/liveness", "/health/readiness"),
+    *(f"{base}/health" for base in _NATIVE),
+)
+"""The only paths that never need a key."""
+
+_OPENED: Mapping[OpenRoute, tuple[str, ...]] = {
+    "metrics": ("/metrics",),
+    "docs": ("/docs", "/openapi.json"),
+    "status": ("/status",),
+}
+"""Those that the configuration can open."""
+
+_OF_ALL_MODELS = frozenset(("/metrics", "/status"))
+
+Permitted = tuple[str, ...]
+"""The models that the key of a request is for; all when it names none."""
+
 
 def call_endpoints(runtime: Runtime) -> dict[str, CallEndpoint]:
     """The endpoints that take calls, by their paths. All of them are for POST."""
     config, gateway = runtime.config, runtime.gateway
-    limits, keys = config.engine.limits, Keys(config.master_key)
+    limits, keys = config.engine.limits, Keys(config, runtime.quotas)
     embeddings, classify = Embeddings(limits), Classify(limits)
     # On the paths of Cohere's API its clients' shape is certain; on /rerank it depends on who asks.
     documents = config.rerank_documents
@@ -73,7 +92,7 @@ def call_endpoints(runtime: Runtime) -> dict[str, CallEndpoint]:
 def named_endpoints(runtime: Runtime) -> dict[str, ModelInPath]:
     """Those whose paths name the model, by path."""
     config = runtime.config
-    limits, keys = config.engine.limits, Keys(config.master_key)
+    limits, keys = config.engine.limits, Keys(config, runtime.quotas)
     embeddings = Embeddings(limits)
 
     def endpoint(route: str, dialect: Dialect) -> CallEndpoint:
@@ -91,48 +110,59 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
     """The ASGI application of a runtime, which it enters at start-up and leaves at shutdown. `calls` are
     served at their paths.
     """
-    gateway, keys = runtime.gateway, Keys(runtime.config.master_key)
+    gateway, config = runtime.gateway, runtime.config
+    keys = Keys(config, runtime.quotas)
 
-    async def models(request: Request) -> Response:
-        keys.check(dict(request.headers.raw))
-        return _json(native.render_models(gateway))  # OpenAI's list too, with more in it
+    def models(permitted: Permitted) -> Response:
+        return _json(native.render_models(gateway, permitted))  # OpenAI's list too, with more in it
 
-    async def model_info(request: Request) -> Response:
-        keys.check(dict(request.headers.raw))
-        return _json(render_model_info(gateway.models()))
+    def model_info(permitted: Permitted) -> Response:
+        return _json(render_model_info(gateway.models(permitted)))
 
-    async def native_health(_: Request) -> Response:
+    def native_health(_: Permitted) -> Response:
         return _json(native.render_health())
 
-    openapi = render_openapi(runtime.config.engine.limits)
+    openapi = render_openapi(config.engine.limits)
     page = render_page(openapi)
 
-    async def described(_: Request) -> Response:
+    def described(_: Permitted) -> Response:
         return _json(orjson.dumps(openapi))
 
-    async def docs(_: Request) -> Response:
+    def docs(_: Permitted) -> Response:
         return Response(page, media_type="text/html")
 
-    async def alive(_: Request) -> Response:
+    def alive(_: Permitted) -> Response:
         return _json(b'"I\'m alive!"')
 
-    async def health(_: Request) -> Response:
+    def health(_: Permitted) -> Response:
         return _json(orjson.dumps({"status": "healthy", "ready": gateway.ready and not drain.draining}))
 
-    async def readiness(_: Request) -> Response:
+    def readiness(_: Permitted) -> Response:
         if drain.draining:
             return _json(b'{"status":"draining"}', 503)
         if not gateway.ready:
             return _json(b'{"status":"starting: no server has answered yet"}', 503)
         return _json(b'{"status":"healthy"}')
 
-    async def metrics(_: Request) -> Response:
+    def metrics(_: Permitted) -> Response:
         return Response(runtime.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    async def status(request: Request) -> Response:
-        keys.check(dict(request.headers.raw))  # it names addresses
+    def status(_: Permitted) -> Response:
         body = {"ready": gateway.ready, "models": _status(runtime), "not_answered": gateway.untold()}
         return _json(orjson.dumps(body))
+
+    open_paths = {*_HEALTH, *(path for name in config.open_routes for path in _OPENED[name])}
+
+    def shown(path: str, page: Callable[[Permitted], Response]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            permitted: Permitted = ()
+            if path not in open_paths and (quota := keys.check(dict(request.headers.raw))):
+                permitted = quota.key.models
+            if permitted and path in _OF_ALL_MODELS:
+                raise Forbidden("this key is for some models, and this page shows all")
+            return page(permitted)
+
+        return Route(path, endpoint)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -143,20 +173,20 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in calls.items()),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in named_endpoints(runtime).items()),
-            *(Route(f"{base}/models", models) for base in _NATIVE),
-            *(Route(f"{base}/health", native_health) for base in _NATIVE),
-            Route("/v1/models", models),
-            Route("/models", models),
-            Route("/v1/model/info", model_info),
-            Route("/model/info", model_info),
-            Route("/openapi.json", described),
-            Route("/docs", docs),
-            Route("/health", health),
-            Route("/health/liveliness", alive),
-            Route("/health/liveness", alive),
-            Route("/health/readiness", readiness),
-            Route("/metrics", metrics),
-            Route("/status", status),
+            *(shown(f"{base}/models", models) for base in _NATIVE),
+            *(shown(f"{base}/health", native_health) for base in _NATIVE),
+            shown("/v1/models", models),
+            shown("/models", models),
+            shown("/v1/model/info", model_info),
+            shown("/model/info", model_info),
+            shown("/openapi.json", described),
+            shown("/docs", docs),
+            shown("/health", health),
+            shown("/health/liveliness", alive),
+            shown("/health/liveness", alive),
+            shown("/health/readiness", readiness),
+            shown("/metrics", metrics),
+            shown("/status", status),
         ],
         exception_handlers={
             GatewayError: partial(_gateway_error, native.Errors(gateway)),
@@ -181,6 +211,7 @@ def _status(runtime: Runtime) -> list[dict[str, Any]]:
                     "name": deployment.name,
                     "state": deployment.state,
                     "why": deployment.why,
+                    "breaker": deployment.breaker,
                     "in_flight_batches": deployment.batches,
                     "in_flight_items": deployment.items,
                     "limit": deployment.limit,

@@ -1,40 +1,69 @@
-"""Who may call: a key, compared in constant time."""
+"""Who may call, and how much: a key comes with each request, and the config says what it may.
+
+Nothing but the key says who calls. The master key is compared in constant time; of the others only digests
+are known, so that to look one up tells nothing of it.
+"""
 
 import hashlib
 import hmac
 from collections.abc import Mapping
 
-from gateway.core.settings import Secret
+from gateway.config import Config
+from gateway.core.quota import Quota, Quotas
 from gateway.errors import Unauthorized
 
 
 class Keys:
-    """The callers' key. Without one every caller is let in."""
+    """The callers' keys. Where none is configured every caller is let in."""
 
-    def __init__(self, master_key: Secret | None) -> None:
-        self._key = master_key.reveal().encode() if master_key else None
-        self._usual = b"Bearer %b" % self._key if self._key is not None else b""
+    def __init__(self, config: Config, quotas: Quotas) -> None:
+        self._open = not config.keyed
+        self._key = config.master_key.reveal().encode() if config.master_key else None
+        self._usual = b"Bearer %b" % self._key if self._key is not None else None
         """The header as nearly everybody sends it."""
+        self._quotas = quotas
 
     def caller(self, headers: Mapping[bytes, bytes]) -> str:
-        """Who asks, as far as fair shares go: where one key is everybody's, all are one caller; where none is
-        needed, callers differ by what they send all the same. No secret: a digest.
+        """Who asks without a named key, as far as fair shares go: where one key is everybody's, all are one
+        caller; where none is needed, callers differ by what they send all the same. No secret: a digest.
         """
-        given = headers.get(b"authorization") if self._key is None else None
+        given = headers.get(b"authorization") if self._open else None
         return hashlib.blake2b(given, digest_size=8).hexdigest() if given else ""
 
-    def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise Unauthorized unless the headers carry the key, as `Authorization: Bearer` or `api-key`."""
-        if self._key is None:
-            return
+    def check(self, headers: Mapping[bytes, bytes]) -> Quota | None:
+        """The quota of the key that came as `Authorization: Bearer` or `api-key`; None when it may do all.
+
+        Raises Unauthorized when none came, or none that is valid.
+        """
+        if self._open:
+            return None
         given = headers.get(b"authorization", b"")
-        if hmac.compare_digest(given, self._usual):
-            return
+        if self._usual is not None and hmac.compare_digest(given, self._usual):
+            return None
         scheme, _, key = given.partition(b" ")
         if scheme.lower() != b"bearer":
             key = headers.get(b"api-key", b"")
         key = key.strip()
         if not key:
             raise Unauthorized("no key came with the request; send it as 'Authorization: Bearer KEY'")
-        if not hmac.compare_digest(key, self._key):
+        if self._key is not None and hmac.compare_digest(key, self._key):
+            return None
+        quota = self._quotas.find(hashlib.sha256(key).digest())
+        if quota is None:
             raise Unauthorized("the key that came with the request is not valid here")
+        return quota
+
+
+def rate_fields(quota: Quota, now: float) -> list[tuple[bytes, bytes]]:
+    """How much is left of a quota, in OpenAI's header fields, and when it is all there again."""
+    fields: list[tuple[bytes, bytes]] = []
+    for kind, most, left, full_s in quota.levels(now):
+        limit, remaining, reset = _RATE_FIELDS[kind]
+        fields += ((limit, b"%d" % most), (remaining, b"%d" % left), (reset, b"%.3fs" % full_s))
+    return fields
+
+
+_RATE_FIELDS = {
+    kind: tuple(f"x-ratelimit-{field}-{kind}".encode() for field in ("limit", "remaining", "reset"))
+    for kind in ("requests", "items")
+}

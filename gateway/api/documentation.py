@@ -85,8 +85,8 @@ def _answer(schema: Schema, words: str = "The answer.", kind: str = "application
 
 def _call(tag: str, summary: str, body: Schema, answer: Schema, **more: Any) -> Schema:
     failures = {
-        400: "BadRequest", 401: "Unauthorized", 404: "UnknownModel", 413: "TooLarge", 429: "Overloaded",
-        500: "Failed", 502: "ServerFailed", 503: "Unavailable", 504: "TimeUp",
+        400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "UnknownModel", 413: "TooLarge",
+        429: "Overloaded", 500: "Failed", 502: "ServerFailed", 503: "Unavailable", 504: "TimeUp",
     }  # fmt: skip
     return {
         "tags": [tag],
@@ -134,9 +134,9 @@ def _calls() -> dict[str, Schema]:
 
 def _native() -> dict[str, Schema]:
     failures = {
-        "400": "NativeError", "401": "NativeUnauthorized", "413": "NativeError", "422": "Invalid",
-        "429": "NativeBusy", "500": "NativeError", "502": "NativeError", "503": "NativeBusy",
-        "504": "NativeError",
+        "400": "NativeError", "401": "NativeUnauthorized", "403": "NativeError", "413": "NativeError",
+        "422": "Invalid", "429": "NativeBusy", "500": "NativeError", "502": "NativeError",
+        "503": "NativeBusy", "504": "NativeError",
     }  # fmt: skip
     errors = {status: _ref(name, "responses") for status, name in failures.items()}
 
@@ -211,6 +211,15 @@ _HEADERS: Schema = {
         "schema": _STRING,
         "description": "Milliseconds in the queue and at a server: `queue;dur=…, upstream;dur=…`.",
     },
+    **{
+        f"x-ratelimit-{field}-{kind}": {"schema": _STRING, "description": words}
+        for kind in ("requests", "items")
+        for field, words in (
+            ("limit", f"The {kind} that the key may send in a minute, where it has a limit."),
+            ("remaining", f"The {kind} that it may send now."),
+            ("reset", f"Until it may send a whole minute's {kind}: `12.5s`."),
+        )
+    },
 }
 
 
@@ -236,9 +245,11 @@ def _responses() -> dict[str, Schema]:
     return {
         "BadRequest": _answer(error, "Something in the call is wrong; `message` says what was expected."),
         "Unauthorized": _answer(error, "No key, or a wrong one.") | {"headers": challenge},
+        "Forbidden": _answer(error, "The key is not for this model."),
         "UnknownModel": _answer(error, "No model of that name; `message` has the names."),
         "TooLarge": _answer(error, "The body is larger than is taken."),
-        "Overloaded": _answer(error, "More waits than can be answered in time.") | {"headers": retry},
+        "Overloaded": _answer(error, "More waits than can be answered in time, or than the key may send.")
+        | {"headers": retry},
         "Failed": _answer(error, "A fault of the gateway."),
         "ServerFailed": _answer(error, "The servers failed, or answered nonsense."),
         "Unavailable": _answer(error, "No server is up, or the gateway ends.") | {"headers": retry},

@@ -15,14 +15,23 @@ from typing import Any, NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from gateway import service
-from gateway.api.auth import Keys
+from gateway.api.auth import Keys, rate_fields
 from gateway.api.errors import CALLER_GONE, Told, tell
 from gateway.api.middleware import REQUEST_ID
 from gateway.api.parsing import parse_json
 from gateway.api.rendering import Exchange, Rendering, Reply
 from gateway.core.events import CallRejected, Observer, RequestEnded
+from gateway.core.quota import Claim
 from gateway.core.settings import LimitsSettings
-from gateway.errors import BadRequest, Draining, GatewayError, TemporaryError, TooLarge, Unauthorized
+from gateway.errors import (
+    BadRequest,
+    Draining,
+    Forbidden,
+    GatewayError,
+    TemporaryError,
+    TooLarge,
+    Unauthorized,
+)
 from gateway.messages import Call, Timings
 from gateway.service import Gateway
 
@@ -34,7 +43,7 @@ Dialect = Callable[[dict[str, Any], Mapping[bytes, bytes]], Exchange]
 class Manner(NamedTuple):
     """How a route reads bodies, and how it words what goes wrong."""
 
-    parse: Callable[[bytes | bytearray], Any] = parse_json
+    parse: Callable[[bytes | bytearray, int], Any] = parse_json
     tell: Callable[[GatewayError | None, Call | None], Told] = tell
 
 
@@ -52,6 +61,10 @@ _HEAD = (
     b"server-timing: queue;dur=%.3f, upstream;dur=%.3f\r\n"
 )
 CLOSE = b"connection: close\r\n"
+
+
+_NOT_SERVED = frozenset((429, 503))
+"""With these no work was done for a call, and it may come again: it has cost its caller nothing."""
 
 
 class Answer(NamedTuple):
@@ -101,12 +114,15 @@ class CallEndpoint:
         self.gateway = gateway
         self.keys = keys
         self.body_bytes_max = limits.body_bytes_max
+        self.json_depth_max = limits.json_depth_max
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        answer = await self._answer_to(scope, receive)
+        serving = _Awaited(self, dict(scope["headers"]), scope[REQUEST_ID])
+        serving.end(await self._answer_to(serving, receive))
+        answer = serving.answer
         if answer.status != CALLER_GONE:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.fields()})
             body, _, _, more = answer.reply
@@ -116,8 +132,7 @@ class CallEndpoint:
             await send({"type": "http.response.body", "body": body})
         self.report(answer, loop.time() - started)
 
-    async def _answer_to(self, scope: Scope, receive: Receive) -> Answer:
-        serving = _Awaited(self, dict(scope["headers"]), scope[REQUEST_ID])
+    async def _answer_to(self, serving: "_Awaited", receive: Receive) -> Answer:
         if refusal := self.refusal(serving):
             return refusal
         body = bytearray()
@@ -136,11 +151,10 @@ class CallEndpoint:
         serving.begin(body)
         watch = _Watch(receive)
         try:
-            return await serving.answered
+            await serving.answered
+            return serving.answer
         except asyncio.CancelledError:
-            answer = serving.gone() if watch.gone else _stopped(serving)
-            serving.end(answer)
-            return answer
+            return serving.gone() if watch.gone else _stopped(serving)
         finally:
             watch.stop()
 
@@ -148,7 +162,9 @@ class CallEndpoint:
         """What is wrong with a request by its head; None when its body is wanted."""
         headers = serving.headers
         try:
-            self.keys.check(headers)
+            if quota := self.keys.check(headers):
+                claim = serving.claim = Claim(quota)
+                claim.begin(asyncio.get_running_loop().time())
             packed = headers.get(b"content-encoding")
             if packed and packed.strip().lower() not in (b"", b"identity"):
                 raise BadRequest("send the body as it is: compressed bodies are not taken")
@@ -188,7 +204,7 @@ class CallEndpoint:
         return Answer(status, Reply(body, "", Timings()), headers=headers)
 
     def refused(self, error: GatewayError, exchange: Exchange | None) -> Answer:
-        if isinstance(error, TemporaryError | Unauthorized):
+        if isinstance(error, TemporaryError | Unauthorized | Forbidden):
             self._observe(CallRejected(_reason(error)))
         model = self.gateway.label(exchange.call.model) if exchange else ""
         items = exchange.items if exchange else 0
@@ -201,13 +217,15 @@ class Serving:
     the answer `gone` or `stopped`, and ends it with that.
     """
 
-    __slots__ = ("_call", "_exchange", "ended", "endpoint", "headers", "request_id")
+    __slots__ = ("_call", "_exchange", "claim", "ended", "endpoint", "headers", "request_id")
 
     def __init__(self, endpoint: CallEndpoint, headers: Mapping[bytes, bytes], request_id: bytes) -> None:
         self.endpoint = endpoint
         self.headers = headers
         self.request_id = request_id
         self.ended = False
+        self.claim: Claim | None = None
+        """What it has of the quota of its caller's key, if that is a named one."""
         self._exchange: Exchange | None = None
         self._call: service.Serving | None = None
 
@@ -215,18 +233,31 @@ class Serving:
         """Its body is whole. It may end at once."""
         endpoint, headers = self.endpoint, self.headers
         try:
-            exchange = self._exchange = endpoint.dialect(endpoint.parse(body), headers)
+            exchange = self._exchange = endpoint.dialect(
+                endpoint.parse(body, endpoint.json_depth_max), headers
+            )
             call = exchange.call
             if not _WISHES.isdisjoint(headers):
                 call.timeout_s = _timeout_of(headers)
                 call.bulk = _is_bulk(headers)
-            call.caller = endpoint.keys.caller(headers)
+            if self.claim:
+                self._limit(self.claim, exchange)
+            else:
+                call.caller = endpoint.keys.caller(headers)
             if exchange.items > _MANY_ITEMS:
                 asyncio.get_running_loop().call_soon(self._ask, call)
             else:
                 self._call = endpoint.gateway.begin(call, self._on_outcome)
         except Exception as error:
             self.end(self._wrong(error))
+
+    def _limit(self, claim: Claim, exchange: Exchange) -> None:
+        """Have the call keep to what its caller's key may."""
+        call, key = exchange.call, claim.quota.key
+        call.caller, call.models = key.name, key.models
+        call.bulk = call.bulk or key.bulk
+        self.endpoint.gateway.pools_for(call)  # who may not use the model, or errs, pays for no items
+        claim.hold(exchange.items, asyncio.get_running_loop().time())
 
     def _ask(self, call: Call) -> None:
         if self.ended:
@@ -253,7 +284,17 @@ class Serving:
         if not self.ended:
             self.ended = True
             self._exchange = self._call = None  # as long as its connection is idle, somebody may hold it
+            if self.claim:
+                answer = self._settle(self.claim, answer)
             self.send(answer)
+
+    @staticmethod
+    def _settle(claim: Claim, answer: Answer) -> Answer:
+        """Give back what was claimed, and tell what is left."""
+        now = asyncio.get_running_loop().time()
+        claim.end(now, refused=answer.status in _NOT_SERVED)
+        fields = rate_fields(claim.quota, now)
+        return answer._replace(headers=(*answer.headers, *fields))
 
     def send(self, answer: Answer) -> None:
         raise NotImplementedError
@@ -283,14 +324,17 @@ class Serving:
 
 
 class _Awaited(Serving):
-    __slots__ = ("answered",)
+    __slots__ = ("answer", "answered")
+
+    answer: Answer
 
     def __init__(self, endpoint: CallEndpoint, headers: Mapping[bytes, bytes], request_id: bytes) -> None:
         super().__init__(endpoint, headers, request_id)
-        self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def send(self, answer: Answer) -> None:
-        service.settle(self.answered, answer)
+        self.answer = answer
+        service.settle(self.answered, None)
 
 
 def _stopped(serving: Serving) -> Answer:

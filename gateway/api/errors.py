@@ -1,5 +1,6 @@
 """Which status and body each error becomes; native.py alone has others, Infinity's own."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ from gateway.errors import (
     GatewayError,
     NoDeployment,
     Overloaded,
+    RateLimited,
     ServerFailed,
     TemporaryError,
     TooLarge,
+    TooManyCalls,
     Unauthorized,
     UnknownModel,
 )
@@ -31,6 +34,8 @@ STATUS: Mapping[type[GatewayError], tuple[int, str, str]] = {
     TooLarge: (413, "invalid_request_error", "body_too_large"),
     # 429, not 503: ingresses take a pod that answers 5xx out of service, and the load moves to the others.
     Overloaded: (429, "rate_limit_error", "overloaded"),
+    RateLimited: (429, "rate_limit_error", "rate_limit_exceeded"),
+    TooManyCalls: (429, "rate_limit_error", "too_many_calls"),
     ServerFailed: (502, "api_error", "server_failed"),
     BadAnswer: (502, "api_error", "bad_answer"),
     NoDeployment: (503, "api_error", "no_server_up"),
@@ -75,5 +80,5 @@ def headers_of(error: GatewayError) -> list[tuple[bytes, bytes]]:
     if status == 401:
         return [(b"www-authenticate", b"Bearer")]
     if isinstance(error, TemporaryError) and status in (429, 503):
-        return [(b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
+        return [(b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode())]
     return []

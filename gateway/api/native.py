@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import orjson
 from gateway.api.errors import Told, headers_of, status_of
 from gateway.api.infinity import Classified
 from gateway.api.openai import Embedded
+from gateway.api.parsing import check_depth, is_medium
 from gateway.api.rendering import Rendering, Reply, envelope, usage
 from gateway.api.validation import Fields, Problem, invalid, problem
 from gateway.core.router import UNNAMED
@@ -32,16 +33,25 @@ from gateway.vectors import as_base64, as_floats
 _TAGS = {modality.value: modality for modality in (Modality.TEXT, Modality.AUDIO, Modality.IMAGE)}
 _UNREADABLE = "There was an error parsing the body"
 _NO_TEXTS: list[str] = []
+_ECHOED_BYTES_MAX = 256 * 1024
+"""What of a body is repeated in a refusal; what would go beyond is null there."""
 _TAG_WORDS = ", ".join(f"'{tag}'" for tag in _TAGS)
 
 
-def parse(body: bytes | bytearray) -> Any:
+def parse(body: bytes | bytearray, depth_max: int) -> Any:
     """A body as Python's own JSON reads it, which takes more than the standard: NaN, UTF-16, lone surrogates.
 
     Raises BadRequest that says where it breaks, if that can be said.
     """
     if not body:
         raise invalid([problem("missing", ("body",), "Field required", None)])
+    value = _parsed(body)
+    if isinstance(value, dict | list):
+        check_depth(value, body, depth_max)
+    return value
+
+
+def _parsed(body: bytes | bytearray) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -89,8 +99,9 @@ class Embeddings(Native):
         elif place:
             inputs = fields.required("input", fields.media(limits.media_items_max), [])
         fields.finish()
-        if modality is not Modality.TEXT and not all(item.startswith("data:") for item in inputs):
-            raise BadRequest("send data URIs: other addresses are not fetched from here", param="input")
+        if modality is not Modality.TEXT and not all(is_medium(item, limits) for item in inputs):
+            few = "only some hosts are" if limits.media_hosts else "other addresses are not"
+            raise BadRequest(f"send data URIs: {few} fetched from here", param="input")
         call = EmbeddingCall(inputs, self._meant(model), modality, dimensions or None)
         return Embedded(call, as_base64 if encoding == "base64" else as_floats)
 
@@ -197,7 +208,7 @@ class Errors:
                 return _told(status_of(error), str(error), headers_of(error))
 
     def _about_model(self, call: Call) -> str:
-        cards, model = self._gateway.models(), call.model
+        cards, model = self._gateway.models(call.models), call.model
         for card in cards:
             if card.name == model:
                 return _cannot(card, call)
@@ -223,9 +234,14 @@ def _cannot(card: ModelCard, call: Call) -> str:
 
 
 def _written(problems: list[Problem]) -> bytes:
+    room = _ECHOED_BYTES_MAX
     try:
+        for found in problems:
+            room -= len(orjson.dumps(found["input"])) if room > 0 else 0
+            if room <= 0:
+                found["input"] = None
         return orjson.dumps({"detail": problems})
-    except TypeError:  # half a surrogate pair, a number past 64 bits, or too deeply nested to be repeated
+    except TypeError:  # half a surrogate pair, or a number past 64 bits
         return json.dumps({"detail": [found | {"input": None} for found in problems]}).encode()
 
 
@@ -234,13 +250,13 @@ def _told(status: int, message: str, headers: list[tuple[bytes, bytes]] | None =
     return Told(status, orjson.dumps({"error": error}), headers or [])
 
 
-def render_models(gateway: Gateway) -> bytes:
-    """Every name that callers may use, with how busy its pool is."""
+def render_models(gateway: Gateway, permitted: Sequence[str] = ()) -> bytes:
+    """Every name that callers may use, all or those of the models `permitted`, with how busy its pool is."""
     most = gateway.settings.admission.queued_items_max
     pools, stats = gateway.pools, {pool.model: pool for pool in gateway.stats()}
     names = gateway.router.names(pools)
     data = []
-    for card in gateway.models():
+    for card in gateway.models(permitted):
         pool, state = pools[names[card.name]], stats[names[card.name]]
         queued = sum(state.queued_items.values())
         data.append(

@@ -9,6 +9,7 @@ import orjson
 from gateway.api.parsing import (
     check_count,
     dimensions_of,
+    is_medium,
     model_of,
     params_of,
     refuse_tokens,
@@ -30,6 +31,8 @@ _ROW = b'{"object":"embedding","embedding":%b,"index":%d}'
 
 _PLAIN = frozenset({"model", "input", "encoding_format"})
 """What most calls have, and nothing else that would have to be read."""
+
+_NOT_FETCHED = "other addresses are not fetched"
 
 _FIXED = {"normalized": True, "late_chunking": False}
 """Jina's, with what the servers do in any case."""
@@ -108,11 +111,11 @@ class Embeddings:
             raise BadRequest(f"input must be a list of data URIs for modality {modality}", param="input")
         check_count(value, "input", self._limits.media_items_max)
         for item in value:
-            if not item.startswith("data:"):
+            if not is_medium(item, self._limits):
                 # The server would fetch it, from inside the network it stands in.
                 raise BadRequest(
                     f"input for modality {modality} must be data URIs ('data:{modality}/…;base64,…'); "
-                    "other addresses are not fetched",
+                    + ("only some hosts are fetched from" if self._limits.media_hosts else _NOT_FETCHED),
                     param="input",
                 )
         return value
@@ -120,12 +123,13 @@ class Embeddings:
 
 def _encoding(fields: dict[str, Any]) -> str | None:
     """Under OpenAI's name or Jina's."""
+    found: str | None = None
     for name in ("encoding_format", "embedding_type"):
         if (encoding := fields.get(name)) is not None:
-            if encoding in ("float", "base64"):
-                return str(encoding)
-            raise BadRequest(f"{name} must be float or base64", param=name)
-    return None
+            if encoding not in ("float", "base64"):
+                raise BadRequest(f"{name} must be float or base64", param=name)
+            found = found or str(encoding)
+    return found
 
 
 def _modality(name: Any) -> Modality:

@@ -1,5 +1,6 @@
 """What all dialects read alike: JSON with errors that name the mend, texts, and fields passed on."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ _REFUSED = frozenset({
 })  # fmt: skip
 
 
-def parse_json(body: bytes | bytearray) -> dict[str, Any]:
+def parse_json(body: bytes | bytearray, depth_max: int) -> dict[str, Any]:
     """The body as an object. Raises BadRequest that says where it breaks and how to mend it."""
     try:
         fields = orjson.loads(body)
@@ -46,7 +47,26 @@ def parse_json(body: bytes | bytearray) -> dict[str, Any]:
         raise BadRequest(_explain(body, error)) from None
     if type(fields) is not dict:
         raise BadRequest(f"the body must be a JSON object, not {_kind(fields)}")
+    check_depth(fields, body, depth_max)
     return fields
+
+
+def check_depth(value: Any, body: bytes | bytearray, most: int) -> None:
+    """Raise BadRequest if `value`, which `body` was read as, is nested deeper than that."""
+    if body.count(b"[") + body.count(b"{") <= most:
+        return
+    level = [value]
+    for _ in range(most):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    message = f"the body is nested too deeply; {most} levels are taken"
+    raise BadRequest(message, detail=message)
 
 
 def _explain(body: bytes | bytearray, error: orjson.JSONDecodeError) -> str:
@@ -153,6 +173,27 @@ def dimensions_of(fields: Mapping[str, Any]) -> int | None:
     return None
 
 
+_WEB_ADDRESS = re.compile(r"https?://([a-z0-9.-]+)(?::([0-9]{1,5}))?(?:[/?#][!-\[\]-~]*)?", re.IGNORECASE)
+"""All that can be read in two ways is left out: users, backslashes, white space, other scripts, IPv6."""
+
+
+def is_medium(address: str, limits: LimitsSettings) -> bool:
+    """Whether a server may be given this for an image or a sound: a data URI, or an address at one of the
+    configured hosts, at the usual port unless they are configured with another.
+    """
+    if address.startswith("data:"):
+        return True
+    found = _WEB_ADDRESS.fullmatch(address) if limits.media_hosts else None
+    if not found:
+        return False
+    host, port = found[1].lower(), found[2]
+    place = host if port in (None, "80" if address[4] == ":" else "443") else f"{host}:{port}"
+    return any(
+        place.endswith(known[1:]) if known.startswith("*.") else place == known
+        for known in limits.media_hosts
+    )
+
+
 def refuse_tokens(value: Any, name: str) -> None:
     if type(value) is not list or not value:
         return
@@ -191,6 +232,8 @@ def params_of(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Sca
             raise BadRequest(
                 f"{name} is decided by the gateway's configuration and not by a call", param=name
             )
+        if name == "modality" and value != "text":
+            raise BadRequest("modality must be text here; images and sounds go to /v1/embeddings", param=name)
         if isinstance(value, dict | list):
             raise BadRequest(
                 f"{name} is no field of this call, and what is passed on to the server must be a string, "

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with what it lacks: a direct way for calls, and deafness to offers.
+"""HTTP/1.1 as uvicorn speaks it, with what it lacks: a direct way for calls, limits, and deafness to offers.
 
 A call is a plain POST to the path of one of our endpoints. It goes from the parser to the endpoint without
 what ASGI makes for each request: a scope, a cycle, middleware, a message for the head and one for the body.
@@ -7,8 +7,8 @@ yet, HTTP/1.0, `Expect: 100-continue`, callers who send without reading.
 """
 
 import asyncio
-from collections.abc import Mapping, Sized
-from typing import Any
+from collections.abc import Collection, Mapping, Sized
+from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.config import Config
@@ -18,7 +18,28 @@ from uvicorn.server import ServerState
 
 from gateway.api.drain import Drain
 from gateway.api.endpoint import CLOSE, Answer, CallEndpoint, Serving
+from gateway.api.errors import error_body
 from gateway.api.middleware import request_id_of
+from gateway.api.patience import Patience, Watched
+from gateway.core.events import CallRejected, Observer
+from gateway.core.settings import LimitsSettings
+
+_LINGER_S, _LINGER_BYTES = 2.0, 16 * 1024 * 1024
+"""For so long, and so many bytes, what a caller goes on sending after a refusal is read: closed at once, the
+connection would be reset, and the refusal lost on its way."""
+
+_IDLE, _HEAD, _BODY, _ANSWER, _OVER = range(5)
+"""What a connection waits for: nothing, the rest of a head or a body, our answer, its own end."""
+
+
+class Trailers(list[tuple[bytes, bytes]]):
+    """Fields behind a body, which nobody reads: they may be many."""
+
+    def append(self, field: tuple[bytes, bytes], /) -> None:
+        pass
+
+
+_TRAILERS = Trailers()
 
 
 class Protocol(HttpToolsProtocol):
@@ -36,22 +57,49 @@ class Protocol(HttpToolsProtocol):
         *,
         calls: Mapping[bytes, CallEndpoint],
         drain: Drain,
+        limits: LimitsSettings,
+        patience: Patience,
+        observe: Observer,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.drain = drain
+        self.deaf = False
+        """It has been refused, and what still comes is not read."""
         self._calls = calls
+        self._limits = limits
+        self._received_max = limits.header_bytes_max + 2 * limits.body_bytes_max
+        """A body itself is counted elsewhere; what is said around its chunks, and behind them, is not."""
+        self._patience = patience
+        self._observe = observe
+        self._stage = _HEAD
+        self._messages = 0
+        """Requests that have begun."""
+        self._received = 0
+        """Bytes of the latest, without what came together with its beginning."""
+        self._read = 0
+        """Bytes that came last."""
+        # What was found when it was looked at:
+        self._seen = (_HEAD, -1)
+        self._seen_at = 0.0
+        self._seen_received = 0
+        self._unread = 0
+        self._unread_at: float | None = None
         self._call: _Call | None = None
         """The latest on the direct way. `cycle` may be a later request's, also while this has no answer."""
         self._whole: _Call | None = None
         """To be served once the parser has come through what follows it, which may turn out to be no HTTP."""
-        self._idle_since: float | None = None
         self._without_offer = b""
         """The head of a request that the parser has just given up, as it is to be read again."""
         self._given: list[tuple[bytes, bytes]] = []
         self._given_lines = b""
 
     def data_received(self, data: bytes) -> None:
-        self._idle_since = None
+        self._read = len(data)
+        self._received += self._read
+        if self.deaf:
+            if self._received > self._received_max + _LINGER_BYTES:
+                self.transport.abort()
+            return
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
@@ -61,26 +109,113 @@ class Protocol(HttpToolsProtocol):
         call, self._whole = self._whole, None
         if call:
             call.serve()
+        if self._received > self._limits.header_bytes_max:
+            self._check_size()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
+        self._patience.watch(cast("Collection[Watched]", self.connections), self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.timeout_keep_alive_task:
-            self.timeout_keep_alive_task.cancel()
         if self._call:
             self._call.leave()
 
     def _refuse(self) -> None:
-        message = "Invalid HTTP request received."
-        self.logger.warning(message)
-        self.send_400_response(message)
+        self._end_with(400, "not_http", "this is no valid HTTP request")
+
+    def _end_with(self, status: int, reason: str, message: str) -> None:
+        """Answer what cannot be a request, and end the connection with it and whatever is under way on it."""
+        if self.deaf or self.transport.is_closing():
+            return
+        self._observe(CallRejected(reason))
+        body = error_body(message, "invalid_request_error", None, reason)
+        self.transport.write(
+            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
+            % (STATUS_LINE[status], self.given_fields(), len(body), request_id_of({}), CLOSE, body)
+        )
+        self.linger()
+        if self._call:
+            self._call.leave()
+        if self._is_unanswered():  # by uvicorn's cycle, which waits for the rest
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _is_unanswered(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def linger(self) -> None:
+        """End the connection behind what was written last. What still comes is thrown away."""
+        self.deaf = True
+        if self.pipeline:
+            self.transport.close()  # uvicorn's cycle before these would still write
+        else:
+            self.transport.write_eof()
+
+    # Limits
+
+    def _check_size(self) -> None:
+        """The request under way may be larger than any can be."""
+        limits = self._limits
+        if self._stage == _HEAD:
+            self._end_with(431, "large_head", f"the head has more than {limits.header_bytes_max} bytes")
+        elif self._received > self._received_max:
+            self._end_with(413, "large_framing", "there is more around the body than in it")
+
+    def look(self, now: float) -> None:
+        """Whoever takes too long is told so, or dropped when it is the answer that is not taken."""
+        transport, limits = self.transport, self._limits
+        over = self.deaf or transport.is_closing()
+        seen = (_OVER if over else self._stage, self._messages)
+        is_our_turn = self.flow.read_paused or (self._stage == _HEAD and self._is_unanswered())
+        if seen != self._seen or (is_our_turn and not over):
+            self._seen, self._seen_at, self._seen_received = seen, now, self._received
+        lasted_s = now - self._seen_at
+        if self._is_unread(now):
+            self._observe(CallRejected("unread"))
+            transport.abort()
+        elif over:
+            if lasted_s >= _LINGER_S and not self._unread:
+                transport.abort()
+        elif self._stage == _IDLE:
+            if lasted_s >= self.timeout_keep_alive:
+                transport.close()
+        elif self._stage == _HEAD and lasted_s >= limits.head_s_max:
+            if self._messages == 0:
+                transport.close()
+            else:
+                self._end_with(408, "slow_head", f"the head did not come within {limits.head_s_max:g} s")
+        elif self._stage == _BODY and lasted_s >= limits.body_grace_s:
+            if self._received - self._seen_received >= limits.bytes_per_s_min * lasted_s:
+                self._seen_at, self._seen_received = now, self._received
+            elif not self._is_unanswered():
+                transport.close()
+            else:
+                message = f"the body came with less than {limits.bytes_per_s_min} bytes a second"
+                self._end_with(408, "slow_body", message)
+
+    def _is_unread(self, now: float) -> bool:
+        """Whether the caller takes too little of what was written."""
+        before, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if not self._unread:
+            self._unread_at = None
+        elif self._unread_at is None:
+            self._unread_at = now
+        elif now - self._unread_at < self._limits.unread_s_max:
+            self._unread = before
+        elif before - self._unread < self._limits.bytes_per_s_min * (now - self._unread_at):
+            return True
+        else:
+            self._unread_at = now
+        return False
 
     # What the parser finds
 
     def on_message_begin(self) -> None:
+        self._stage = _HEAD
+        self._messages += 1
+        self._received = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -89,8 +224,14 @@ class Protocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self.transport.is_closing():
+        if self.deaf or self.transport.is_closing():
             return  # It follows an answer that ends the connection.
+        self._stage = _BODY
+        limits = self._limits
+        if self._received + self._read > limits.header_bytes_max or len(self.headers) > limits.headers_max:
+            self._check_head()
+            if self.deaf:
+                return
         parser = self.parser
         method = parser.get_method()
         if parser.should_upgrade() and method != b"CONNECT":
@@ -110,6 +251,7 @@ class Protocol(HttpToolsProtocol):
         ):
             self._go_ordinary_way()
             return
+        self.headers = _TRAILERS
         call = self._call = self.cycle = _Call(self, endpoint, headers)
         if refusal := endpoint.refusal(call):
             call.end(refusal)
@@ -120,9 +262,20 @@ class Protocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # the scope holds this list
         super().on_headers_complete()
-        self.headers = []  # for trailers, which are no headers
+        self.headers = _TRAILERS
+
+    def _check_head(self) -> None:
+        limits, count = self._limits, len(self.headers)
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > limits.header_bytes_max:
+            self._end_with(431, "large_head", f"the head has more than {limits.header_bytes_max} bytes")
+        elif count > limits.headers_max:
+            message = f"there are {count} header fields; at most {limits.headers_max} are taken"
+            self._end_with(431, "many_headers", message)
 
     def on_body(self, body: bytes) -> None:
+        if self.deaf:
+            return
         call = self._call
         if call is not None and call is self.cycle:
             call.on_body(body)
@@ -130,12 +283,14 @@ class Protocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._without_offer:
+        if self._without_offer or self.deaf:
             return
         call = self._call
         if call is not None and call is self.cycle:
+            self._stage = _IDLE if call.ended else _ANSWER
             self._whole = call
         else:
+            self._stage = _ANSWER if self._is_unanswered() else _IDLE
             super().on_message_complete()
 
     def given_fields(self) -> bytes:
@@ -174,9 +329,9 @@ class Protocol(HttpToolsProtocol):
         except HttpParserError:
             self._refuse()
 
-    # The end of idle connections. uvicorn makes and cancels a timer for every request.
-
     def on_response_complete(self) -> None:
+        if self.deaf:
+            return
         if self.pipeline:
             super().on_response_complete()  # starts the next
             return
@@ -185,21 +340,9 @@ class Protocol(HttpToolsProtocol):
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._close_after(self.timeout_keep_alive)
-
-    def timeout_keep_alive_handler(self) -> None:
-        self.timeout_keep_alive_task = None
-        if self._idle_since is not None:
-            left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
-            if left_s > 0:
-                self._close_after(left_s)
-            else:
-                super().timeout_keep_alive_handler()
-
-    def _close_after(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+        if self._stage == _ANSWER:
+            self._stage = _IDLE
+            self._received = 0
 
 
 class _Flow(FlowControl):
@@ -274,7 +417,7 @@ class _Call(Serving):
         protocol, transport = self._protocol, self._protocol.transport
         self._body = b""
         protocol.tasks.discard(self)
-        if not transport.is_closing():
+        if not (protocol.deaf or transport.is_closing()):
             closes = answer.closes or protocol.drain.draining or not self.keep_alive
             transport.write(
                 b"%b%b%bx-request-id: %b\r\n%b\r\n%b"
@@ -289,7 +432,9 @@ class _Call(Serving):
             )
             if answer.reply.more:
                 transport.writelines(answer.reply.more)
-            if closes:
+            if answer.closes:
+                protocol.linger()
+            elif closes:
                 transport.close()
         self.endpoint.report(answer, protocol.loop.time() - self._started)
         protocol.on_response_complete()

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import gc
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Coroutine, Generator
@@ -22,6 +23,7 @@ import uvicorn
 
 from gateway.api.app import call_endpoints, create_app
 from gateway.api.drain import Drain
+from gateway.api.patience import Patience
 from gateway.api.protocol import Protocol
 from gateway.bootstrap import Runtime
 from gateway.core.settings import DrainSettings
@@ -106,9 +108,20 @@ async def serve(
     runtime: Runtime, listener: socket.socket, failed: Coroutine[None, None, StartError] | None = None
 ) -> None:
     """Serve on `listener` until a signal ends it, or until `failed` returns, whose error is then raised."""
+    with contextlib.suppress(OSError, ValueError):  # each connection is an open file
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     drain, settings = Drain(), runtime.config.drain
     calls = call_endpoints(runtime)
-    protocol = partial(Protocol, calls={path.encode(): call for path, call in calls.items()}, drain=drain)
+    limits = runtime.config.engine.limits
+    protocol = partial(
+        Protocol,
+        calls={path.encode(): call for path, call in calls.items()},
+        drain=drain,
+        limits=limits,
+        patience=Patience(min(_KEEP_ALIVE_S, limits.head_s_max, limits.body_grace_s, limits.unread_s_max)),
+        observe=runtime.observe,
+    )
     config = uvicorn.Config(
         create_app(runtime, drain, calls),
         http=cast("type[asyncio.Protocol]", protocol),  # it is only ever called

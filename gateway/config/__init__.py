@@ -10,13 +10,17 @@ from pathlib import Path
 
 from gateway.config.describing import describe
 from gateway.config.document import read_document
+from gateway.config.keys import KeysFile
 from gateway.config.reader import Notes, Value
-from gateway.config.sections import Config, read_callers_key, read_config
+from gateway.config.sections import Config, OpenRoute, read_callers_key, read_config
 from gateway.config.servers import servers_at, servers_of_environment
 from gateway.core.settings import EngineSettings, LimitsSettings, Secret
 from gateway.errors import ConfigError
 
-__all__ = ["Config", "callers_key", "describe", "from_environment", "from_servers", "load", "parse"]
+__all__ = [
+    "Config", "KeysFile", "OpenRoute",
+    "callers_key", "describe", "from_environment", "from_servers", "load", "parse",
+]  # fmt: skip
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -27,13 +31,13 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: expected text in UTF-8, got another at byte {error.start}"]) from error
-    return parse(text, environ)
+    return parse(text, environ, path.parent)
 
 
-def parse(text: str, environ: Mapping[str, str]) -> Config:
-    """The same from a string."""
+def parse(text: str, environ: Mapping[str, str], folder: Path = Path()) -> Config:
+    """The same from a string; relative paths in it start at `folder`."""
     notes = Notes(environ)
-    config = read_config(Value("", read_document(text, notes), notes))
+    config = read_config(Value("", read_document(text, notes), notes), folder)
     notes.raise_problems()
     return replace(config, warnings=notes.warnings())
 

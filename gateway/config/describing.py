@@ -1,11 +1,11 @@
 """Tell a person what a configuration comes to."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from gateway.config.litellm import MODE_OF
 from gateway.config.reader import shown
-from gateway.config.sections import Config, name_in_file
-from gateway.core.settings import DeploymentSettings, PoolSettings, RouterSettings
+from gateway.config.sections import OPEN_ROUTES, Config, name_in_file
+from gateway.core.settings import DeploymentSettings, KeySettings, PoolSettings, RouterSettings
 
 
 def describe(config: Config) -> str:
@@ -17,8 +17,13 @@ def describe(config: Config) -> str:
         lines += ["Servers, whose models are learned from them", *map(_deployment, engine.servers)]
         lines += [f"  also called: {alias} for {name}" for alias, name in engine.router.aliases.items()]
         lines.append("")
-    key = "set" if config.master_key else "not set, anyone may call" if config.allow_anonymous else "not set"
-    lines.append(f"Callers' key: {key}")
+    anyone = ", anyone may call" if config.allow_anonymous and not config.keyed else ""
+    lines.append(f"Callers' key: {'set' if config.master_key else f'not set{anyone}'}")
+    lines += _keys("Named keys", config.keys)
+    if config.keys_file:
+        lines += _keys(f"Named keys in {config.keys_file}", config.keys_in_file) or [
+            f"Named keys in {config.keys_file}: none"
+        ]
     return "\n".join([*lines, *_changed(config)])
 
 
@@ -43,6 +48,21 @@ def _deployment(deployment: DeploymentSettings) -> str:
     return f"  {deployment.api_base}, {key}, timeout {deployment.timeout_s:g} s{weight}"
 
 
+def _keys(title: str, keys: tuple[KeySettings, ...]) -> list[str]:
+    return [title, *map(_key, keys)] if keys else []
+
+
+def _key(key: KeySettings) -> str:
+    limits = {
+        "requests a minute": key.requests_per_minute,
+        "items a minute": key.items_per_minute,
+        "calls at once": key.concurrency,
+    }
+    facts = [", ".join(key.models) or "all models"]
+    facts += [f"{most} {what}" for what, most in limits.items() if most is not None]
+    return f"  {key.name}: {'; '.join(facts)}{'; bulk' if key.bulk else ''}"
+
+
 def _changed(config: Config) -> list[str]:
     """The settings that are not at their defaults, under the names that they have in the file."""
     engine, lines = config.engine, list[str]()
@@ -50,9 +70,13 @@ def _changed(config: Config) -> list[str]:
         record = config.drain if part == "drain" else getattr(engine, part)
         for item in fields(record):
             value = getattr(record, item.name)
-            if value != item.default:
+            if value != item.default and not isinstance(value, tuple):
                 in_file = value * 1000 if item.name == "wait_s_max" else value
                 lines.append(f"{part}.{name_in_file(item.name)}: {in_file:.12g}")
+    lines += [f"media_hosts: {', '.join(engine.limits.media_hosts)}"] if engine.limits.media_hosts else []
+    lines += [f"upstream_tls.{key}: {path}" for key, path in asdict(engine.upstream_tls).items() if path]
     lines += ["rerank_by_embedding: true"] if engine.rerank_by_embedding else []
     lines += [f"rerank_documents: {config.rerank_documents}"] if config.rerank_documents != "auto" else []
+    if config.open_routes != OPEN_ROUTES:
+        lines.append(f"open_routes: {', '.join(sorted(config.open_routes)) or 'none'}")
     return lines

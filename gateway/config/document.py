@@ -8,15 +8,19 @@ import yaml
 from gateway.config.reader import Notes, join
 from gateway.errors import ConfigError
 
+_MERGED_MAX = 10_000
+"""Most keys of a mapping, with those that `<<` brings along."""
 
-def read_document(text: str, notes: Notes) -> object:
+
+def read_document(text: str, notes: Notes, kind: type[yaml.CollectionNode] = yaml.MappingNode) -> object:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        if not isinstance(node, yaml.MappingNode):
-            raise ConfigError([f"{_at(node.start_mark)}: expected a mapping, got another kind of value"])
+        if not isinstance(node, kind):
+            expected = "a mapping" if kind is yaml.MappingNode else "a list"
+            raise ConfigError([f"{_at(node.start_mark)}: expected {expected}, got another kind of value"])
         _note_keys_given_twice(node, notes)
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
@@ -39,6 +43,12 @@ class _Loader(yaml.SafeLoader):
         first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:timestamp"]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MERGED_MAX:  # each `<<: [*a, *a]` doubles what is in `a`
+            problem = "too many keys are merged"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:

@@ -28,6 +28,7 @@ _STRATEGY = "the server that will answer first is taken"
 _TIMEOUT = "the limit is timeout"
 _REDIS = "gateways share no state"
 _AUTH = "callers are known by their key alone"
+_TLS = "certificates are always verified; own ones stand in gateway.upstream_tls"
 _OTHERS = "nothing here asks for it"
 
 
@@ -71,7 +72,7 @@ PARAMS_IDLE = _idle({
     "no parameter has to be dropped for Infinity": """
         additional_drop_params allowed_openai_params drop_params modify_params""",
     "each call says it for itself": "encoding_format",
-    "certificates are always verified": "ssl_verify",
+    _TLS: "ssl_*",
     _OTHERS: """
         api_type api_version assistant_continue_message aws_* azure azure_* base_model bos_token bucket_name
         client client_id client_secret configurable_clientside_auth_params custom_llm_provider
@@ -136,7 +137,7 @@ LITELLM_IDLE = _idle({
     "keys and addresses stand in each entry of model_list": "*_key api_base",
     "other names stand in router_settings.model_group_alias": "model_alias_map",
     "no parameter has to be dropped for Infinity": "drop_params modify_params",
-    "certificates are always verified": "ssl_*",
+    _TLS: "ssl_*",
     _OTHERS: """
         add_function_to_prompt default_* disable_* enable_* force_ipv4 guardrail* http2 key_* mcp_*
         overwrite_* public_* require_* return_* route_* service_* skip_* store_* tag_* use_* user_*""",

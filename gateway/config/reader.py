@@ -205,7 +205,7 @@ def join(path: str, key: str) -> str:
     if re.fullmatch(r"[\w-]+", key):
         return f"{path}.{key}" if path else key
     # With a space forgotten, `{api_key:sk-1}` is a key.
-    return f"{path}[{re.sub('(api|master)_key.*', '...', key, flags=re.DOTALL)!r}]"
+    return f"{path}[{re.sub('(api_key|master_key|key:|sha256).*', '...', key, flags=re.DOTALL)!r}]"
 
 
 def shown(value: object) -> str:

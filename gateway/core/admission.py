@@ -12,6 +12,12 @@ from gateway.errors import Overloaded
 _LOOK_EVERY_S = 0.1
 _MEMORY = 0.95
 _BYTES_A_TOKEN = 4
+_OVERTAKEN_TIMES = 2.0
+"""Who has more waiting than others is overtaken by what they send later, and waits for so much more."""
+_LATE, _IN_TIME, _CAUTION_MAX = 1.02, 0.999, 3.0
+"""Forecasts grow so with each call that was taken and came too late, and shrink with each that did not, until
+one in twenty is late: servers fail, and turns are not exactly fair."""
+_DOUBTFUL = 0.5
 _ITEMS = 16.0
 """In a batch, as long as none has left."""
 
@@ -53,8 +59,8 @@ class Forecast:
     """
 
     __slots__ = (
-        "_backlog", "_batches", "_deployments", "_fixed_s", "_item_s", "_items", "_looks_at", "_padded",
-        "_servers", "_share_max", "_token_s", "_tokens", "_tokens_max",
+        "_backlog", "_batches", "_caution", "_deployments", "_fixed_s", "_item_s", "_items", "_known",
+        "_looks_at", "_padded", "_servers", "_share_max", "_token_s", "_tokens", "_tokens_max",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +77,10 @@ class Forecast:
         # Of the last batches that left while more waited.
         self._batches, self._items = 1.0, _ITEMS
         self._tokens = self._padded = 1.0
+        self._caution = 1.0
         self._looks_at = 0.0
+        self._known: set[Deployment] = set()
+        """Whose speed is known, if only from before its last outage."""
         self._servers = 0.0
         """How many they are, in servers of the mean speed; 0 when no speed is known."""
         self._item_s = self._token_s = self._fixed_s = 0.0
@@ -84,39 +93,42 @@ class Forecast:
         self._tokens = _MEMORY * self._tokens + tokens
         self._padded = _MEMORY * self._padded + shape.padded
 
-    def late_s(
-        self, call_class: str, caller: str, items: int, size: int, now: float, deadline: float
-    ) -> float:
-        """How long until a call of so many items and bytes would be answered; 0 if that is soon enough."""
-        answer_s = self.answer_s(call_class, caller, items, size, now)
-        return answer_s if answer_s > self._share_max * (deadline - now) else 0.0
+    def on_end(self, *, late: bool) -> None:
+        """A call has ended that was taken although it was `doubtful`."""
+        self._caution = min(_CAUTION_MAX, max(1.0, self._caution * (_LATE if late else _IN_TIME)))
+
+    def is_too_late(self, answer_s: float, time_s: float) -> bool:
+        """Whether a call that has `time_s` should not be taken."""
+        return answer_s > self._share_max * time_s
+
+    def is_doubtful(self, answer_s: float, time_s: float) -> bool:
+        """Whether it is expected so late that how it ends says how good the forecasts are."""
+        return answer_s > _DOUBTFUL * self._share_max * time_s
 
     def answer_s(self, call_class: str, caller: str, items: int, size: int, now: float) -> float:
         """How long until a call would be answered; 0 when that is not known.
 
-        At the latest when all that waits is done; when its class is, at its share of the servers; or when
-        what its caller has there is, at his.
+        When what its caller has waiting is done, at the part that callers and classes get of the servers; but
+        the others have only so much waiting themselves.
         """
         if now >= self._looks_at:
             self._look(now)
         if not self._servers:
             return 0.0
         tokens = min(size // _BYTES_A_TOKEN, items * self._tokens_max)
-        classes = self._backlog.classes
-        in_class, share = classes[call_class], SHARES[call_class]
+        in_class = self._backlog.classes[call_class]
         own = in_class.accounts.get(caller)
         callers = len(in_class.accounts) + (own is None)
-        in_all_items = in_all_tokens = 0
-        for each in classes.values():
-            in_all_items += each.items
-            in_all_tokens += each.tokens
-        work_s = min(
-            self._work_s(in_all_items + items, in_all_tokens + tokens),
-            self._work_s(in_class.items + items, in_class.tokens + tokens) / share,
-            self._work_s(own.items + items if own else items, own.tokens + tokens if own else tokens)
-            * callers / share,
-        )  # fmt: skip
-        return self._fixed_s + work_s / self._servers
+        own_s = in_all_s = self._work_s(items, tokens)
+        if own:
+            own_s += self._work_s(own.items, own.tokens)
+        share = 1.0
+        for each in self._backlog.classes.values():
+            in_all_s += self._work_s(each.items, each.tokens)
+            if each.items and each is not in_class:
+                share = SHARES[call_class]
+        work_s = min(own_s * callers / share, _OVERTAKEN_TIMES * in_all_s)
+        return self._fixed_s + self._caution * work_s / self._servers
 
     def _work_s(self, items: int, tokens: int) -> float:
         return items * self._item_s + tokens * self._token_s
@@ -124,8 +136,9 @@ class Forecast:
     def _look(self, now: float) -> None:
         """Look at the deployments anew."""
         self._looks_at = now + _LOOK_EVERY_S
+        self._known = {each for each in self._deployments if not each.is_new or each in self._known}
         working = [each for each in self._deployments if each.health.takes_work]
-        known = [each for each in working if not each.is_new]
+        known = [each for each in working if each in self._known]
         self._servers = 0.0
         if not known:
             return

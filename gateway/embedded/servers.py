@@ -153,7 +153,8 @@ def _packaged_model(executable: Path, environ: Mapping[str, str]) -> Path:
         "print(spec.submodule_search_locations[0] if spec else '')"
     )
     try:
-        answer = subprocess.run(  # noqa: S603 - the interpreter of the executable that is to be started anyway
+        # The interpreter of the executable that is to be started anyway.
+        answer = subprocess.run(  # noqa: S603  # nosec B603
             [str(python), "-c", code],
             env=environ,
             stdin=subprocess.DEVNULL,

@@ -86,7 +86,7 @@ def _become(command: list[str], warden: int, prctl: Callable[[int, int], object]
     if os.getppid() != warden:
         return
     try:
-        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+        os.execv(command[0], command)  # noqa: S606 - no shell is wanted  # nosec B606
     except OSError as error:
         # For a script whose interpreter is gone the kernel says "No such file" too.
         hint = " (is the interpreter named in its first line there?)" if os.path.exists(command[0]) else ""

@@ -58,6 +58,7 @@ that about it, so it is only asked whether it still answers."""
 _ITEMS_A_TURN = 512
 """Of one call; to queue so many takes about a millisecond."""
 
+_PASSED_OVER_S = 1.0
 _LOOK_S = 1 / 32
 """How often to look for batches that are late."""
 
@@ -272,15 +273,15 @@ class Pool:
         """Raises Overloaded where the ticket passes a bound, or would come too late behind what waits."""
         forecast, call_class, caller = self._forecast, ticket.call_class, ticket.caller
         items, size, now = len(ticket.items), ticket.size, ticket.arrived
-        late_s = 0.0
+        time_s, answer_s = ticket.deadline - now, 0.0
         if self._lanes.waiting:
-            late_s = forecast.late_s(call_class, caller, items, size, now, ticket.deadline)
-            if late_s and (fresh := self._lanes.count_fresh(ticket)) < items:
-                of_fresh = size * fresh // items
-                late_s = fresh and forecast.late_s(call_class, caller, fresh, of_fresh, now, ticket.deadline)
+            answer_s = forecast.answer_s(call_class, caller, items, size, now)
+            if forecast.is_too_late(answer_s, time_s) and (fresh := self._lanes.count_fresh(ticket)) < items:
+                answer_s = fresh and forecast.answer_s(call_class, caller, fresh, size * fresh // items, now)
+        ticket.doubtful = forecast.is_doubtful(answer_s, time_s)
         try:
-            if late_s:
-                time = f"{late_s:.2g} s, and the call has {ticket.deadline - now:.3g} s"
+            if forecast.is_too_late(answer_s, time_s):
+                time = f"{answer_s:.2g} s, and the call has {time_s:.3g} s"
                 raise Overloaded(f"an answer would take about {time}; try again later")
             self._admission.admit(items, size)
         except Overloaded as refused:
@@ -325,6 +326,8 @@ class Pool:
         self._admission.release(len(ticket.items), ticket.size)
         if ticket.missing and ticket.error is None:
             return  # Its caller has left.
+        if ticket.doubtful:
+            self._forecast.on_end(late=isinstance(ticket.error, DeadlineExceeded))
         try:
             ticket.answered(ticket)
         except Exception as error:  # A bug, which must not harm those who share the batch.
@@ -572,7 +575,7 @@ class Pool:
     # What takes too long
 
     def _look(self) -> None:
-        """Have servers probed that owe an answer for too long, and ask others for what is late."""
+        """Have servers probed of which an answer would tell, and ask others for what is late."""
         now = self._loop.time()
         self._looking = self._loop.call_later(_LOOK_S, self._look) if self._under_way else None
         for member in {flight.member for flight, _ in self._under_way.values()}:
@@ -580,7 +583,15 @@ class Pool:
             if state.health.takes_work and state.is_stalled(now):
                 state.health.hold()
                 member.nudge()
-        if not self._lanes.waiting and (idle := self._balancer.idle()):
+        idle = self._balancer.idle()
+        if self._lanes.waiting:
+            # Passed over as too slow though there is work. If that was the first batch after a start, say,
+            # nothing else would tell.
+            for deployment in idle:
+                if now - deployment.health.answered_at > _PASSED_OVER_S:
+                    deployment.health.suspect()
+                    self._members[deployment.name].nudge()
+        elif idle:
             for flight, batch in list(self._under_way.values()):
                 if idle and not batch.hedged and not batch.suspect and flight.is_late(now):
                     self._hedge(batch, idle, now)
@@ -735,9 +746,10 @@ class Pool:
 class _Asked(Ticket):
     """A ticket that a pool has taken."""
 
-    __slots__ = ("answered", "due", "size")
+    __slots__ = ("answered", "doubtful", "due", "size")
 
     answered: Callable[[Ticket], None]
+    doubtful: bool
     due: float
     size: int
 

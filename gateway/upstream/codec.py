@@ -12,14 +12,15 @@ from gateway.core.lanes import Value
 from gateway.core.retry import Failure
 from gateway.messages import Modality, Task
 from gateway.pool import Answer, Encoding, Request, SendError
-from gateway.vectors import floats
 
 _NAN = float("nan")
+_FLOAT32_MAX = 3.4028234663852886e38
+_KIB, _MIB = 1024, 1024 * 1024
 _BASE64 = (string.ascii_letters + string.digits + "+/").encode()
 
 
 class _Usage(msgspec.Struct, gc=False):
-    total_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    total_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class _Row(msgspec.Struct, gc=False):
@@ -70,6 +71,9 @@ _embeddings = msgspec.json.Decoder(_Embeddings)
 _ranking = msgspec.json.Decoder(_Ranking)
 _classes = msgspec.json.Decoder(_Classes)
 _models = msgspec.json.Decoder(_Models)
+_Number = Annotated[float, msgspec.Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)] | None  # null: a NaN
+_vector = msgspec.json.Decoder(list[_Number])
+_several_vectors = msgspec.json.Decoder(list[list[_Number]])
 _index = attrgetter("index")
 
 # What a configured parameter must not change: it would be done twice, or to the wrong items.
@@ -102,6 +106,21 @@ def encode(request: Request, model: str | None) -> bytes:
     return orjson.dumps(body)
 
 
+def answer_bytes_max(request: Request, asked_bytes: int) -> int:
+    """More than any answer to a request of so many bytes can have."""
+    match request.key.task:
+        case Task.EMBED if request.encoding is Encoding.BASE64:
+            each = 128 * _KIB  # 24,000 numbers
+        case Task.EMBED:
+            each = 32 * _MIB  # 8,192 tokens of 128 numbers each, in as many digits as there can be
+        case Task.RERANK:
+            each = _KIB
+        case Task.CLASSIFY:
+            each = 256 * _KIB  # 3,000 classes
+    # A refusal repeats what it refuses.
+    return _MIB + 8 * asked_bytes + min(each * len(request.items), 256 * _MIB)
+
+
 def decode(request: Request, body: bytes) -> Answer:
     """The answer to a request. Raises SendError when it cannot be one: wrong shape, count or indices."""
     try:
@@ -111,8 +130,9 @@ def decode(request: Request, body: bytes) -> Answer:
             case Task.RERANK:
                 return _reranked(request, _ranking.decode(body))
             case Task.CLASSIFY:
+                body.decode()  # what is handed on unread must be text all the same
                 return _classified(request, _classes.decode(body))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _bad("unreadable", f"unreadable: {error}") from error
 
 
@@ -129,8 +149,8 @@ def _embedded(request: Request, answer: _Embeddings) -> Answer:
     if vectors[0][:1] == b'"':
         if not _are_base64(vectors):
             raise _bad("size", "vectors of different sizes, or not base64 of float32")
-    elif not all(map(_is_list, vectors)):
-        raise _bad("unreadable", "a vector that is neither base64 nor a list of numbers")
+    elif not _are_lists(vectors):
+        raise _bad("unreadable", "vectors of different sizes, or neither base64 nor lists of numbers")
     values: list[Value] = [*vectors]
     return Answer(values, answer.usage.total_tokens)
 
@@ -152,12 +172,15 @@ def _are_base64(vectors: Sequence[bytes]) -> bool:
     return b"".join(vectors).translate(None, _BASE64) == (b'"' + end) * len(vectors)
 
 
-def _is_list(vector: bytes) -> bool:
-    """Whether a fragment is a list of numbers, or of equally long lists of numbers."""
+def _are_lists(vectors: Sequence[bytes]) -> bool:
+    """Whether fragments are equally long lists of numbers, or lists of such lists."""
+    several = vectors[0][1:].lstrip()[:1] == b"["
     try:
-        return vector[:1] == b"[" and floats(vector).ndim in (1, 2)
-    except (TypeError, ValueError):
+        found: Sequence[Any] = [(_several_vectors if several else _vector).decode(each) for each in vectors]
+    except msgspec.MsgspecError:
         return False
+    sizes = {len(row) for rows in found for row in rows} if several else set(map(len, found))
+    return all(found) and len(sizes) == 1 and 0 not in sizes
 
 
 def _reranked(request: Request, answer: _Ranking) -> Answer:

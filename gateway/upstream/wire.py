@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import os
 import socket
 import ssl
@@ -14,7 +13,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from gateway.core.retry import Failure
 from gateway.deadlines import Deadlines
 from gateway.pool import SendError
+from gateway.upstream.resolver import Address, Addresses, Place, Resolver
 from gateway.upstream.target import Origin, Target
+from gateway.upstream.tls import Tls
 
 _Answer = TypeVar("_Answer")
 
@@ -23,15 +24,16 @@ CONNECT_S = 5.0
 _KEEP_ALIVE_S = 4.0
 _NEXT_ADDRESS_S = 0.5
 _HEAD_BYTES_MAX = 64 * 1024
-_ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _JOINED_BYTES_MAX = 64 * 1024
 
 
 class Client:
     """Connections to any number of servers, kept for a while after each answer. For one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Tls) -> None:
         self._loop = asyncio.get_running_loop()
+        self._tls = tls
+        self.resolver = Resolver(self._leads_to, self._on_move)
         self._open: set[_Connection] = set()
         self._idle: dict[Origin, dict[_Connection, None]] = {}
         """Per origin, the one that has been idle longest first."""
@@ -41,7 +43,12 @@ class Client:
         self.deadlines = Deadlines(self._loop, _Connection.expire)
 
     def post(
-        self, target: Target, body: bytes, timeout_s: float, read: Callable[[int, bytes], _Answer]
+        self,
+        target: Target,
+        body: bytes,
+        timeout_s: float,
+        answer_bytes_max: int,
+        read: Callable[[int, bytes], _Answer],
     ) -> asyncio.Future[_Answer]:
         """What `read` makes of the answer's status and body; connecting is part of `timeout_s`.
 
@@ -49,7 +56,7 @@ class Client:
         with reason "http" or "size".
         """
         now = self._loop.time()
-        exchange = _Exchange(self._loop, target, body, timeout_s, now + timeout_s, read)
+        exchange = _Exchange(self._loop, target, body, timeout_s, now + timeout_s, answer_bytes_max, read)
         kept = self._take(target.origin, now)
         if kept is not None:
             kept.begin(exchange)
@@ -65,6 +72,7 @@ class Client:
         for connection in list(self._open):
             connection.fail(_closing())
         self.deadlines.clear()
+        self.resolver.close()
         for exchange in self._connecting:
             exchange.fail(_closing())
             exchange.stop_connecting()
@@ -78,6 +86,9 @@ class Client:
             connection.transport.abort()
 
     def on_idle(self, connection: "_Connection") -> None:
+        if connection.is_of_the_past:
+            connection.transport.abort()
+            return
         connection.idle_until = self._loop.time() + _KEEP_ALIVE_S
         self._idle.setdefault(connection.origin, {})[connection] = None
         if self._sweeper is None:
@@ -96,6 +107,18 @@ class Client:
     def on_lost(self, connection: "_Connection") -> None:
         self._open.discard(connection)
         self._idle.get(connection.origin, {}).pop(connection, None)
+
+    def _leads_to(self, place: Place) -> bool:
+        return any(connection.origin[1:] == place for connection in self._open)
+
+    def _on_move(self, place: Place, addresses: Addresses) -> None:
+        """Leave the addresses that a host has no more: what is under way there ends first."""
+        hosts = {address.host for address in addresses}
+        for connection in self._open:
+            if connection.origin[1:] == place and connection.host not in hosts:
+                connection.is_of_the_past = True
+                if self._idle.get(connection.origin, {}).pop(connection, self) is None:
+                    connection.transport.abort()
 
     def _take(self, origin: Origin, now: float) -> "_Connection | None":
         """The connection that became idle last, ready for a request."""
@@ -129,6 +152,9 @@ class Client:
             connection = await self._connection(exchange.target.origin, exchange.deadline)
         except TimeoutError:
             exchange.fail(exchange.too_late())
+        except SendError as error:
+            # Who has had the request and is gone since may be gone because of it.
+            exchange.fail(SendError(Failure.DISCONNECTED, str(error)) if exchange.was_sent else error)
         except Exception as error:
             exchange.fail(error)
         else:
@@ -139,47 +165,38 @@ class Client:
 
     async def _connection(self, origin: Origin, deadline: float) -> "_Connection":
         """A connection to the first address that takes one; only the last is waited for at length."""
-        limit = self._loop.time() + CONNECT_S
+        limit, place = self._loop.time() + CONNECT_S, Place(origin.host, origin.port)
         try:
             async with asyncio.timeout_at(min(limit, deadline)):
-                *others, last = await self._loop.getaddrinfo(
-                    origin.host, origin.port, type=socket.SOCK_STREAM
-                )
+                *others, last = await self.resolver.addresses(place)
                 for address in others:
                     with contextlib.suppress(OSError):
                         async with asyncio.timeout(_NEXT_ADDRESS_S):
-                            return await self._connect_to(origin, *address[4])
-                return await self._connect_to(origin, *last[4])
+                            return await self._connect_to(origin, address)
+                return await self._connect_to(origin, last)
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that DNS cannot have
+            self.resolver.doubt(place)
             if not isinstance(error, TimeoutError) or error.errno:  # else it is of the timeouts here
                 raise SendError(Failure.REFUSED, f"no connection: {words(error)}") from error
             if deadline <= limit:
                 raise
             raise SendError(Failure.REFUSED, f"no connection within {CONNECT_S:g} s") from None
 
-    async def _connect_to(
-        self, origin: Origin, host: str, port: int, _flow: int = 0, scope: int = 0
-    ) -> "_Connection":
-        connection = _Connection(self, self._loop, origin)
+    async def _connect_to(self, origin: Origin, address: Address) -> "_Connection":
+        connection = _Connection(self, self._loop, origin, address.host)
         secure = origin.scheme == "https"
         try:
             await self._loop.create_connection(
                 lambda: connection,
-                f"{host}%{scope}" if scope else host,
-                port,
-                ssl=self._tls if secure else None,
+                address.numeric,
+                address.port,
+                ssl=self._tls.context() if secure else None,
                 server_hostname=origin.host if secure else None,
             )
         except BaseException:
             self.on_lost(connection)  # Of one that was just made, uvloop never says that it is lost.
             raise
         return connection
-
-    @functools.cached_property
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1"])
-        return context
 
 
 class _Exchange(asyncio.Future[Any]):
@@ -192,15 +209,18 @@ class _Exchange(asyncio.Future[Any]):
         body: bytes,
         timeout_s: float,
         deadline: float,
+        answer_bytes_max: int,
         read: Callable[[int, bytes], Any],
     ) -> None:
         super().__init__(loop=loop)
         self.target = target
         self.body = body
         self.deadline = deadline
+        self.answer_bytes_max = answer_bytes_max
         self.connecting: asyncio.Task[None] | None = None
         """Set for good once it has got a new connection."""
         self.connection: _Connection | None = None
+        self.was_sent = False
         self._timeout_s = timeout_s
         self._read = read
 
@@ -238,8 +258,11 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, origin: Origin) -> None:
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, origin: Origin, host: str) -> None:
         self.origin = origin
+        self.host = host
+        """The address of its origin that it leads to."""
+        self.is_of_the_past = False
         self.idle_until = 0.0
         self._client = client
         self._loop = loop
@@ -263,9 +286,11 @@ class _Connection(asyncio.Protocol):
         head, body = exchange.target.head, exchange.body
         if self._lost:
             self._give_up(None)
-        elif self.transport.is_closing():
-            pass  # It will be lost.
-        elif len(body) <= _JOINED_BYTES_MAX:
+            return
+        if self.transport.is_closing():
+            return  # It will be lost.
+        exchange.was_sent = True
+        if len(body) <= _JOINED_BYTES_MAX:
             self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         else:
             self.transport.write(b"%b%d\r\n\r\n" % (head, len(body)))
@@ -300,6 +325,7 @@ class _Connection(asyncio.Protocol):
         if self._exchange is None:
             self.transport.abort()  # Nothing was asked, so nothing that follows could be trusted.
             return
+        most = self._exchange.answer_bytes_max
         room = _HEAD_BYTES_MAX - self._received
         self._received += len(data)
         try:
@@ -315,8 +341,8 @@ class _Connection(asyncio.Protocol):
                 self.fail(SendError(Failure.BAD_ANSWER, words, reason="http"))
                 return
             self._reusable = False  # More came than was asked for.
-        if max(self._declared, self._received) > _ANSWER_BYTES_MAX:
-            self.fail(SendError(Failure.BAD_ANSWER, f"more than {_ANSWER_BYTES_MAX} bytes", reason="size"))
+        if max(self._declared, self._received) > most:
+            self.fail(SendError(Failure.BAD_ANSWER, f"more than {most} bytes", reason="size"))
         elif self._complete:
             exchange, body = self._end(), b"".join(self._body)
             self._body.clear()

@@ -1,5 +1,7 @@
 """Configurations for stand-ins, in a line each."""
 
+import hashlib
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from gateway.core.settings import (
     DeploymentSettings,
     EngineSettings,
     HealthSettings,
+    KeySettings,
     PoolSettings,
 )
 from tests.fakes.infinity import FakeInfinity
@@ -48,7 +51,12 @@ def engine(*pools: PoolSettings, **options: Any) -> EngineSettings:
     return EngineSettings(pools, **{"health": _PATIENT, **options})
 
 
+def named_key(name: str, key: str, **rules: Any) -> KeySettings:
+    return KeySettings(name, hashlib.sha256(key.encode()).digest(), **rules)
+
+
 def config(*pools: PoolSettings, **options: Any) -> Config:
     """A configuration with these pools. Options that `Config` knows are its own, all others the engine's."""
-    own = {name: options.pop(name) for name in ("master_key", "rerank_documents", "drain") if name in options}
+    known = {field.name for field in fields(Config)}
+    own = {name: options.pop(name) for name in known & options.keys()}
     return Config(engine(*pools, **options), **own)

@@ -20,6 +20,10 @@ def falling_back(fake: FakeInfinity, other: FakeInfinity) -> Any:
     return config(*pools, router=TO_SMALL)
 
 
+@pytest.mark.proves(
+    "No server of a model answers well, and a fallback is configured",
+    caller="the fallback model's answer, whose `model` says so",
+)
 @pytest.mark.parametrize("break_it", ["stop", "500", "count"])
 async def test_another_model_stands_in(break_it: str) -> None:
     """When the one that was meant cannot answer; the answer says who gave it."""

@@ -181,7 +181,6 @@ async def test_bad_fields_are_told_in_a_list(caller: Caller, fake: FakeInfinity,
         b'{"model": "bert", "input": ["\\ud800"]}',
         b'{"model": "bert", "input": "a", "modality": "\\ud800"}',
         b'{"model": "bert", "input": "a", "dimensions": NaN}',
-        b'{"model": "bert", "input": ' + b"[" * 500 + b"]" * 500 + b"}",
         b'{"model": "bert", "input": 1' + b"0" * 400 + b"}",
     ],
 )

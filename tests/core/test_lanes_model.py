@@ -53,6 +53,16 @@ class LanesAgainstModel(RuleBasedStateMachine):
         self.wait_s = wait_s
         self.lanes = Lanes(items_max=items_max, wait_s_max=wait_s, param_sets_max=PARAM_SETS_MAX)
 
+    @invariant()
+    def the_backlog_is_what_waits(self) -> None:
+        classes = self.lanes.backlog.classes.values()
+        assert sum(each.items for each in classes) == self.lanes.waiting == len(self.waiting)
+        for each in classes:
+            accounts = each.accounts.values()
+            assert sum(account.items for account in accounts) == each.items
+            assert sum(account.tokens for account in accounts) == each.tokens
+            assert all(account.items > 0 for account in accounts)
+
     # Callers
 
     @rule(

@@ -24,6 +24,11 @@ def taken_port() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
+@pytest.mark.proves(
+    "a gateway without a key is started on an address that others can reach",
+    caller="it does not start: code 2, and what to set",
+    kind="attack",
+)
 @pytest.mark.parametrize(("host", "source"), [("0.0.0.0", "environment"), ("::", "file")])
 async def test_serving_others_needs_a_key_or_leave(config_file: Path, host: str, source: str) -> None:
     """Whoever opens the gateway to other machines says who may call; both settings are named."""
@@ -36,6 +41,21 @@ async def test_serving_others_needs_a_key_or_leave(config_file: Path, host: str,
     assert "master_key" in refused.err
     assert "allow_anonymous: true" in refused.err
     assert "Traceback" not in refused.err
+
+
+@pytest.mark.parametrize("where", ["master", "named", "file"])
+async def test_any_key_is_one(config_file: Path, where: str) -> None:
+    """A named key as much as the master key, and a file for keys even while it is empty."""
+    (config_file.parent / "keys.yaml").write_text("[]")
+    keyed: dict[str, Any] = {
+        "master": {"general_settings": {"master_key": "sk-1"}},
+        "named": {"gateway": {"keys": [{"name": "rag", "key": "sk-1"}]}},
+        "file": {"gateway": {"keys_file": "keys.yaml"}},
+    }
+    content = {"model_list": [entry("bert", ["http://127.0.0.1:9"])], **keyed[where]}
+
+    async with GatewayProcess("--host", "0.0.0.0", config=written(config_file, content)) as gateway:
+        assert gateway.url.startswith("http://0.0.0.0:")
 
 
 async def test_leave_to_serve_everybody_is_taken(config_file: Path) -> None:
@@ -110,13 +130,16 @@ async def test_check_prints_what_would_run(config_file: Path) -> None:
         content = {
             "model_list": [entry("bert", [fake.url], **params)],
             "general_settings": {"master_key": "os.environ/KEY"},
+            "gateway": {"keys": [{"name": "rag", "key": "os.environ/RAG", "items_per_minute": 500}]},
         }
         good = await infinity_gateway(
-            "check", str(written(config_file, content)), environ={"KEY": "sk-callers"}
+            "check",
+            str(written(config_file, content)),
+            environ={"KEY": "sk-callers", "RAG": "sk-rag"},
         )
 
     assert good.code == 0
-    for shown in ("bert", fake.url, "raw_scores"):
+    for shown in ("bert", fake.url, "raw_scores", "rag: all models; 500 items a minute"):
         assert shown in good.out
     # Said twice, it would look like two.
     assert len(re.findall("warning.*rpm", good.out + good.err, re.IGNORECASE)) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.api.caller import Caller
 from tests.api.waiting import until
@@ -86,6 +87,10 @@ async def test_every_answer_closes_its_connection_then(config_file: Path) -> Non
     assert code == 0
 
 
+@pytest.mark.proves(
+    "SIGTERM to the gateway under load",
+    caller="answers with `Connection: close` for the whole grace time, then a refused connection",
+)
 async def test_under_load_no_call_is_lost(config_file: Path) -> None:
     """32 callers, one call after another: for the whole grace time each is answered, and then refused."""
     grace_s, loop = 1.0, asyncio.get_running_loop()

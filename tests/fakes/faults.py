@@ -67,6 +67,7 @@ class Fault:
     delay: asyncio.Event | float = 0  # Before anything else: until the event is set, or for seconds.
     hang: bool = False  # No answer, until the server stops.
     kills_worker: bool = False  # As Infinity: this one and all later ones hang, and /health says 200.
+    kills_server: bool = False  # It ends as if killed, until somebody starts it.
     drop: Literal["before", "middle"] | None = None  # Close the connection instead of, or within, the answer.
     reset: bool = False  # With `drop`: by RST instead of FIN.
     wire: bytes | None = None  # Write these bytes, which need not be HTTP, and close.
@@ -76,6 +77,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     edit: Callable[[Answer], Answer | None] | None = None  # Change a good answer, in place or by a new one.
     padding_bytes: int = 0  # This much white space around a good answer: a huge one.
+    chunked: bool = False  # With `padding_bytes`: in chunks, so that nobody is told how much will come.
     drip_s: float = 0  # A good answer a byte at a time, with this pause after each.
 
 

@@ -69,11 +69,16 @@ class FakeInfinity:
         self._handlers: set[asyncio.Task[Any]] = set()
         self._held: socket.socket | None = None
         self._runner: web.AppRunner | None = None
+        self._dying: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
         """What a caller writes as base URL: the prefix is part of it."""
         return f"http://127.0.0.1:{self.port}{self._url_prefix}"
+
+    @property
+    def runs(self) -> bool:
+        return self._runner is not None
 
     @property
     def batches(self) -> list[list[Any]]:
@@ -98,6 +103,8 @@ class FakeInfinity:
 
     async def start(self) -> None:
         """Listen; after `stop`, on the same port, with an empty queue and a living worker."""
+        if self._dying:
+            await self._dying
         assert self._runner is None, "already started"
         listening = self._held or self._bind()
         self._held = None
@@ -119,7 +126,14 @@ class FakeInfinity:
         await runner.cleanup()
         self._held = self._bind()
 
+    def die(self) -> None:
+        """`stop`, from within a request."""
+        if self._dying is None or self._dying.done():
+            self._dying = asyncio.create_task(self.stop())
+
     async def close(self) -> None:
+        if self._dying:
+            await self._dying
         await self.stop()
         if self._held:
             self._held.close()
@@ -188,6 +202,9 @@ class FakeInfinity:
             await asyncio.Event().wait()
         if fault.kills_worker:
             self.worker.dead = True
+        if fault.kills_server:
+            self.die()
+            await asyncio.Event().wait()
         if fault.drop == "before" or fault.wire is not None:
             return cut_off(request, fault)
         if fault.raw is not None:
@@ -281,7 +298,10 @@ async def streamed(request: web.Request, answer: web.Response, fault: Fault) -> 
     assert isinstance(answer.body, bytes)
     body = answer.body
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
-    response.content_length = fault.padding_bytes + len(body)
+    if fault.chunked:
+        response.headers.pop("Content-Length", None)
+    else:
+        response.content_length = fault.padding_bytes + len(body)
     transport = request.transport
     with suppress(ConnectionError):  # The caller may have had enough of it.
         await response.prepare(request)

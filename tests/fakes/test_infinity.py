@@ -189,6 +189,20 @@ async def test_a_dead_worker_answers_nobody_until_429(caller: Caller, fake_infin
     assert (await caller.embed("c"))[0] == 200
 
 
+async def test_an_input_kills_the_server_until_it_is_started(
+    fake_infinity: FakeInfinity, caller: Caller
+) -> None:
+    fake_infinity.faults.append(Fault(kills_server=True, when=contains("killer")))
+
+    await asyncio.gather(failure(caller, "a", "killer"), failure(caller, "killer"))
+    assert not fake_infinity.runs
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await caller.embed("a")
+
+    await fake_infinity.start()
+    assert (await caller.embed("a"))[0] == 200
+
+
 async def test_a_stopped_server_refuses_and_comes_back(fake_infinity: FakeInfinity, caller: Caller) -> None:
     url = fake_infinity.url
     await caller.embed("a")
@@ -265,8 +279,11 @@ async def test_answers_with_broken_vectors(fake_infinity: FakeInfinity, caller: 
         base64.b64decode(broken["embedding"], validate=True)
 
 
-async def test_a_huge_answer_is_right_all_the_same(fake_infinity: FakeInfinity, caller: Caller) -> None:
-    fake_infinity.faults.append(Fault(padding_bytes=1_000_000))
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_huge_answer_is_right_all_the_same(
+    fake_infinity: FakeInfinity, caller: Caller, chunked: bool
+) -> None:
+    fake_infinity.faults.append(Fault(padding_bytes=1_000_000, chunked=chunked))
 
     _, raw = await caller.post("/embeddings", model="bert", input="a")
 

@@ -15,7 +15,7 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import NamedTuple
 
@@ -26,9 +26,10 @@ from gateway.core.retry import Failure
 from gateway.core.settings import DeploymentSettings
 from gateway.messages import Task
 from gateway.pool import Answer, Encoding, Request, SendError, ServerFacts
+from gateway.pool.samples import LONG, SHORT, sample_of, trial_key
 
 DIMENSIONS = 4
-PING = "ping"
+PING = SHORT
 """The text of a canary. No test uses it for anything else."""
 
 EMBEDS = ServerFacts(frozenset({"embed"}))
@@ -77,6 +78,8 @@ class RecordingUpstream:
     """Servers do one thing after the other, as Infinity does; also what the gateway has given up."""
     facts: dict[str, ServerFacts] = field(default_factory=dict)
     """What a server tells of itself; one that is not named does everything."""
+    spaces: dict[str, str] = field(default_factory=dict)
+    """What makes the vectors of a server others than those of the rest, as another model would."""
     spent_of: Callable[[str], float] | None = None
     """How long requests were with a server in all; None: it does not tell."""
     served: dict[str, list[str]] = field(default_factory=dict)
@@ -110,7 +113,9 @@ class RecordingUpstream:
         name = deployment.name
         self.probes.append(Probed(_now(), name, "inspect"))
         await self._reach(name, timeout_s)
-        return self.facts.get(name, DOES_ALL)
+        facts = self.facts.get(name, DOES_ALL)
+        answers = self._answer(name, Request(trial_key(Task.EMBED), [PING, LONG], Encoding.BASE64)).values
+        return replace(facts, samples=[sample_of(Task.EMBED, answer) for answer in answers])
 
     async def spent_s(
         self, deployment: DeploymentSettings, capabilities: frozenset[str], timeout_s: float
@@ -127,7 +132,7 @@ class RecordingUpstream:
             self.probes.append(Probed(_now(), name, "canary"))
             await self._reach(name, timeout_s)
             await self._take(max(0.0, self.free_at.get(name, 0.0) - _now()), timeout_s)
-            return self._answer(request)
+            return self._answer(name, request)
         # Copies: a test may want to see when the gateway itself lets go of a text.
         self.batches.append(Sent(_now(), name, [str(item) for item in request.items]))
         self.requests.append(Request(request.key, self.batches[-1].items, request.encoding))
@@ -151,7 +156,7 @@ class RecordingUpstream:
         await self._take(inf if fault and fault.failure is Failure.TIMEOUT else latency_s, timeout_s)
         if fault:
             raise SendError(fault.failure, fault.message)
-        return self._answer(request)
+        return self._answer(name, request)
 
     async def _take(self, latency_s: float, timeout_s: float) -> None:
         if latency_s > timeout_s:
@@ -182,13 +187,15 @@ class RecordingUpstream:
                 return fault
         return None
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, name: str, request: Request) -> Answer:
         query = len(request.key.query or "")
         tokens = sum(query + len(item) for item in request.items)
         if self.tokens_of:
             tokens = self.tokens_of(request)
         values = [
-            self.scripted[item] if item in self.scripted else value_of(request.key, item, request.encoding)
+            self.scripted[item]
+            if item in self.scripted
+            else value_of(request.key, self.spaces.get(name, "") + item, request.encoding)
             for item in request.items
         ]
         return Answer(values, tokens)

@@ -145,6 +145,9 @@ def assert_at_rest(pool: Pool) -> None:
     assert stats.in_flight_calls == 0
     assert not any(stats.queued_items.values())
     assert all((each.batches, each.items) == (0, 0) for each in stats.deployments)
+    assert not any(
+        each.items or each.tokens or each.accounts for each in pool._lanes.backlog.classes.values()
+    )
 
 
 def others() -> set["asyncio.Task[object]"]:

@@ -16,6 +16,7 @@ from tests.pool.pools import (
     assert_answered,
     assert_at_rest,
     at,
+    deployment,
     failure,
     now,
     running,
@@ -150,3 +151,28 @@ async def test_a_server_that_comes_back_starts_slowly() -> None:
         await asyncio.gather(*calls)
         assert upstream.in_flight_most["a"] > 1
         assert pool.stats().deployments[0].breaker == "closed"
+
+
+@fake_time
+async def test_a_server_that_was_slow_once_gets_another_chance() -> None:
+    """As after its start, when its model is not warm yet. Passed over for that, it would not be asked again
+    while the others can do the work."""
+    warm: set[str] = {"a"}
+    upstream = RecordingUpstream(serial=True, latency_of=lambda name, _: 0.125 if name in warm else 3.0)
+
+    async with running(upstream, "a") as pool:
+        await acquaint(pool)
+        pool.add(deployment("b"))
+        since = now()
+        calls = []
+        for i in range(320):
+            calls.append(ask(pool, texts(12, f"{i} ")))
+            await at(since + i / 32)
+            if upstream.in_flight["b"]:
+                warm.add("b")
+        for call in calls:
+            assert_answered(await call)
+
+        first, *others = (batch.at for batch in upstream.batches if batch.deployment == "b")
+        assert first < since + 1
+        assert len([at for at in others if first + 5 <= at < first + 8]) > 5

@@ -9,7 +9,13 @@ from gateway.bootstrap import EventLoop
 from gateway.upstream.infinity import InfinityUpstream
 
 # Where each event loop has ways of its own.
-_OF_CONNECTIONS = ("test_client.py", "test_connections.py", "test_failures.py", "test_tls.py")
+_OF_CONNECTIONS = (
+    "test_client.py",
+    "test_connections.py",
+    "test_failures.py",
+    "test_resolver.py",
+    "test_tls.py",
+)
 
 
 def pytest_asyncio_loop_factories(

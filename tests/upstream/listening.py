@@ -11,7 +11,9 @@ import trustme
 
 @asynccontextmanager
 async def listening(
-    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], **options: Any
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+    host: str = "127.0.0.1",
+    **options: Any,
 ) -> AsyncIterator[str]:
     """A server of bytes on a free port; its URL. In the end it hangs up."""
     tasks: set[asyncio.Task[Any]] = set()
@@ -28,9 +30,9 @@ async def listening(
         finally:
             tasks.discard(task)
 
-    async with await asyncio.start_server(handled, "127.0.0.1", 0, **options) as server:
+    async with await asyncio.start_server(handled, host, 0, **options) as server:
         port = server.sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://{host}:{port}"
         ending = list(tasks)
         for task in ending:
             task.cancel()

@@ -50,11 +50,15 @@ class Peer:
 
 @asynccontextmanager
 async def peer(
-    *answers: bytes, pieces_of: int | None = None, hangs_up: bool = False, tls: ssl.SSLContext | None = None
+    *answers: bytes,
+    pieces_of: int | None = None,
+    hangs_up: bool = False,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Peer]:
     """A `Peer` on a free port."""
     served = Peer(*answers, pieces_of=pieces_of, hangs_up=hangs_up)
-    async with listening(served.serve, ssl=tls) as url:
+    async with listening(served.serve, host, ssl=tls) as url:
         served.url = url.replace("http:", "https:") if tls else url
         yield served
 

@@ -45,6 +45,18 @@ async def test_a_server_that_was_restarted_is_called_as_if_nothing_had_been(
         assert decoded(answer.values) == [vector_of(f"text {i}").tolist()]
 
 
+async def test_a_server_that_is_gone_after_a_request_did_not_refuse_it(
+    upstream: InfinityUpstream, fake_infinity: FakeInfinity
+) -> None:
+    """It has had it, and may be gone because of it: as a refusal it would be tried everywhere."""
+    await keep_connections(upstream, fake_infinity, 1)
+    fake_infinity.faults.append(Fault(kills_server=True))
+
+    error = await failure_of(upstream, deployment(fake_infinity))
+
+    assert error.failure is Failure.DISCONNECTED
+
+
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 async def test_a_kept_connection_that_breaks_under_a_call_costs_one_more_try(
     upstream: InfinityUpstream, fake_infinity: FakeInfinity, reset: bool

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.core.retry import Failure
+from gateway.pool import SendError
 from gateway.upstream.infinity import InfinityUpstream
-from tests.fakes.faults import Fault
+from tests.fakes.faults import Fault, to
 from tests.fakes.infinity import FakeInfinity
 from tests.upstream.listening import listening, never, tls
 from tests.upstream.requests import deployment, failure_of
@@ -131,6 +132,7 @@ async def test_a_status_other_than_200(
     assert (await failure_of(upstream, deployment(fake_infinity))).failure is failure
 
 
+@pytest.mark.proves("a server answers with a redirect", caller="another server's answer; nothing is sent on")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(
     upstream: InfinityUpstream, fake_infinity: FakeInfinity, status: int
@@ -141,8 +143,11 @@ async def test_a_redirect_is_not_followed(
         fake_infinity.faults.append(Fault(status=status, headers={"Location": location}))
 
         error = await failure_of(upstream, deployment(fake_infinity, key=SECRET))
+        fake_infinity.faults[0].when = to("/models")
+        with pytest.raises(SendError) as asked:
+            await upstream.models(deployment(fake_infinity, key=SECRET), 5)
 
-    assert error.failure is Failure.BAD_ANSWER
+    assert {error.failure, asked.value.failure} == {Failure.BAD_ANSWER}
     assert elsewhere.requests == []
 
 

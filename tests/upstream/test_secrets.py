@@ -125,3 +125,48 @@ async def test_a_refusal_without_a_reason_is_one_all_the_same(
 
     assert error.failure is (Failure.REJECTED if status == 400 else Failure.SERVER_ERROR)
     assert "no reason given" in str(error)
+
+
+INSIDE = [
+    "/usr/lib/python3.10/site-packages/PIL/Image.py", "/app/models/bge/config.json", "C:\\\\models\\\\bge",
+    "infinity-0.infinity.svc.cluster.local", "node7.internal", "fd00:10:96::1a", "Bearer abcdef0123456789",
+    "api_key=abcdef0123456789", "authorization: abcdef0123456789", "sk-abcdef0123456789",
+    "hf_abcdef0123456789",
+]  # fmt: skip
+
+
+@pytest.mark.proves(
+    "a server's error names addresses, paths or keys",
+    caller="what was wrong with the input, without them",
+    kind="attack",
+)
+@pytest.mark.parametrize("mentioned", INSIDE)
+async def test_what_a_server_says_shows_nothing_of_the_inside(
+    upstream: InfinityUpstream, fake_infinity: FakeInfinity, mentioned: str
+) -> None:
+    """Paths, hosts and keys; what it says of the input stays."""
+    body = b'{"error":{"message":"cannot read %b as an image of 3 x 4"}}' % mentioned.encode()
+    fake_infinity.faults.append(Fault(raw=body, status=400))
+
+    error = await failure_of(upstream, deployment(fake_infinity))
+
+    assert error.failure is Failure.REJECTED
+    assert str(error).startswith("cannot read")
+    assert str(error).endswith("as an image of 3 x 4")
+    assert not set(mentioned.replace("\\\\", "\\").split()) & set(str(error).split())
+    assert "abcdef" not in str(error)
+
+
+async def test_a_stack_trace_is_no_reason(upstream: InfinityUpstream, fake_infinity: FakeInfinity) -> None:
+    """And what is one stays on one line, or it would make lines of its own in a log."""
+    trace = b"Traceback (most recent call last):\\n  File '/app/x.py', line 3, in y\\nValueError: z"
+    for said, told in (
+        (trace, "no reason given"),
+        (b"two\\nlines\\u001b[31m\\u0000", "two lines [31m "),
+        (b"ModelNotDeployedError: model=`bert` does not support `rerank`.", None),
+    ):
+        fake_infinity.faults[:] = [Fault(raw=b'{"error":{"message":"%b"}}' % said, status=400)]
+
+        error = await failure_of(upstream, deployment(fake_infinity))
+
+        assert str(error) == (told if told is not None else said.decode())
