@@ -25,8 +25,7 @@ def read(target: str) -> list[bytes]:
 
 
 def write(target: str, inputs: Iterable[bytes]) -> None:
-    kept = sorted(set(inputs), key=lambda data: (len(data), data))
-    _path(target).write_text("".join(f"{base64.b64encode(data).decode()}\n" for data in kept))
+    _path(target).write_text("".join(f"{base64.b64encode(data).decode()}\n" for data in _sorted(inputs)))
 
 
 def least(check: Callable[[bytes], None], seeds: Iterable[bytes], inputs: Iterable[bytes]) -> list[bytes]:
@@ -35,12 +34,16 @@ def least(check: Callable[[bytes], None], seeds: Iterable[bytes], inputs: Iterab
     """
     seen = set[_Arc]().union(*(_traced(check, seed) for seed in seeds))
     kept = []
-    for data in sorted(set(inputs), key=len):
+    for data in _sorted(inputs):
         arcs = _traced(check, data) if len(data) <= _BYTES_MAX else set()
         if arcs - seen:
             seen |= arcs
             kept.append(data)
     return kept
+
+
+def _sorted(inputs: Iterable[bytes]) -> list[bytes]:
+    return sorted(set(inputs), key=lambda data: (len(data), data))
 
 
 def _traced(check: Callable[[bytes], None], data: bytes) -> set[_Arc]:

@@ -10,7 +10,7 @@ from fuzz.callers_in_memory import Callers
 from fuzz.in_memory import InMemory, Servers
 from gateway.core.settings import LimitsSettings
 
-STATUSES = frozenset({100, 200, 400, 404, 405, 413, 431})
+STATUSES = frozenset({100, 200, 400, 404, 405, 413, 422, 431})
 _TYPES = (b"application/json", b"text/html; charset=utf-8", b"text/plain; version=0.0.4; charset=utf-8")
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Za-z -]*\r\n((?:[a-z-]+: [\x20-\x7e]*\r\n)*)\r\n")
 

@@ -87,6 +87,7 @@ class Answering(Servers):
     def __init__(self, loop: Wires) -> None:
         self._upstream = InfinityUpstream()
         loop.run_until_complete(self._upstream.__aenter__())
+        atexit.register(lambda: loop.run_until_complete(self._upstream.__aexit__(None, None, None)))
 
     def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Awaitable[Answer]:
         return self._upstream.send(deployment, request, timeout_s)

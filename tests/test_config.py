@@ -1235,6 +1235,14 @@ def check_that_it_loads_or_is_refused(text: str) -> None:
     assert not any("\n" in problem for problem in refusal)
 
 
+def test_what_is_merged_without_end_is_refused() -> None:
+    """Each of forty lines has twice the keys of the one before."""
+    lines = [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40)]
+
+    with pytest.raises(ConfigError, match="too many keys are merged"):
+        parse("\n".join(["a0: &a0 {x: 1}", *lines]), {})
+
+
 @given(st.text() | st.text(alphabet="ab:-[]{}&*!|>'\"#%@`,? \n0123._"))
 @settings(deadline=None)
 def test_any_text_loads_or_is_refused(text: str) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 import orjson
 from starlette.applications import Starlette
@@ -24,7 +23,9 @@ from gateway.api.infinity import Classify, render_model_info
 from gateway.api.middleware import Envelope
 from gateway.api.named import ModelInPath
 from gateway.api.openai import Embeddings
+from gateway.api.page import Page
 from gateway.api.rerank import Rerank
+from gateway.api.status import Status
 from gateway.bootstrap import Runtime
 from gateway.config import OpenRoute
 from gateway.errors import Forbidden, GatewayError
@@ -38,7 +39,7 @@ _HEALTH = (
     *("/health", "/health/liveliness", "/health/liveness", "/health/readiness"),
     *(f"{base}/health" for base in _NATIVE),
 )
-"""The only paths that never need a key."""
+"""The only paths that never need a key, beside the page at /, which holds no data."""
 
 _OPENED: Mapping[OpenRoute, tuple[str, ...]] = {
     "metrics": ("/metrics",),
@@ -112,6 +113,7 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
     """
     gateway, config = runtime.gateway, runtime.config
     keys = Keys(config, runtime.quotas)
+    told = Status(runtime, drain)
 
     def models(permitted: Permitted) -> Response:
         return _json(native.render_models(gateway, permitted))  # OpenAI's list too, with more in it
@@ -148,8 +150,7 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
         return Response(runtime.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     def status(_: Permitted) -> Response:
-        body = {"ready": gateway.ready, "models": _status(runtime), "not_answered": gateway.untold()}
-        return _json(orjson.dumps(body))
+        return _json(told.render(), headers={"Cache-Control": "no-store"})
 
     open_paths = {*_HEALTH, *(path for name in config.open_routes for path in _OPENED[name])}
 
@@ -179,6 +180,7 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
             shown("/models", models),
             shown("/v1/model/info", model_info),
             shown("/model/info", model_info),
+            Route("/", Page().answer),
             shown("/openapi.json", described),
             shown("/docs", docs),
             shown("/health", health),
@@ -198,32 +200,6 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
     )
     app.router.redirect_slashes = False  # a redirect would name this host, which callers may not reach
     return app
-
-
-def _status(runtime: Runtime) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": pool.model,
-            "in_flight_requests": pool.in_flight_calls,
-            "queued_items": pool.queued_items,
-            "deployments": [
-                {
-                    "name": deployment.name,
-                    "state": deployment.state,
-                    "why": deployment.why,
-                    "breaker": deployment.breaker,
-                    "in_flight_batches": deployment.batches,
-                    "in_flight_items": deployment.items,
-                    "limit": deployment.limit,
-                    "busy_ratio": round(deployment.busy_ratio, 3),
-                    "requests_of_others": round(deployment.others, 2),
-                    "service_seconds": deployment.service,
-                }
-                for deployment in pool.deployments
-            ],
-        }
-        for pool in runtime.gateway.stats()
-    ]
 
 
 def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -30,7 +30,7 @@ class Gateway {
       for (const server of model.deployments) servers.set(`${model.model}\n${server.name}`, server);
     const models = new Map(body.models.map((model) => [model.model, model]));
     const samples = this.samples;
-    samples.push({ at, time: body.gateway.time_s, body, models, servers });
+    samples.push({ at, wall: new Date().toLocaleTimeString(), time: body.gateway.time_s, body, models, servers });
     while (samples.length > 2 && samples[1].time <= this.last.time - ERRORS_S) samples.shift();
     // What is older than the short windows is needed only every few seconds.
     const thin = samples.findIndex(({ time }, i) => i > 0 && time < this.last.time - SHAPES_S - 2
@@ -148,7 +148,7 @@ const time = (seconds, bounds = []) => {
   return `${seconds.toFixed(seconds < 9.95 ? 1 : 0)} s`;
 };
 const count = (n, word) => `${whole(n)} ${word}${n === 1 ? "" : "s"}`;
-const listed = (counts) => Object.entries(counts).map(([what, n]) => `${what.replaceAll("_", " ")} × ${whole(n)}`).join(", ");
+const listed = (counts) => Object.entries(counts).map(([what, n]) => `${what.replaceAll("_", " ")} ×\u00a0${whole(n)}`).join(", ");
 
 function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
@@ -191,9 +191,6 @@ function bars(svg, counts) {
 
 const sections = new Map(), rows = new Map(); // by model; by model and server
 
-function part(element, name) {
-  return element.querySelector(`[data-of="${name}"]`);
-}
 function clone(id) {
   const made = $(id).content.firstElementChild.cloneNode(true);
   const parts = Object.fromEntries([...made.querySelectorAll("[data-of]")].map((each) => [each.dataset.of, each]));
@@ -206,11 +203,11 @@ function showTiles(all) {
   say($("calls"), all.known ? number(all.calls) : "–");
   say($("calls-note"), `in flight: ${whole(all.inFlight)}`);
   say($("items"), all.known ? number(all.items) : "–");
-  for (const [id, q] of [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]]) say($(id), time(p(q), seconds));
-  const waits = [];
-  for (const model of all.models.values()) add(waits, model.waits);
-  const wait = quantile(seconds, waits, 0.95);
-  say($("latency-note"), wait === null ? "arrival to answer" : `arrival to answer; p95 of the wait for a server ${time(wait, seconds)}`);
+  for (const [id, q] of [["p50", 0.5], ["p95", 0.95], ["p99", 0.99]]) {
+    const [, figure, unit] = /^(.*?)( m?s)?$/.exec(time(p(q), seconds));
+    say($(id), figure);
+    say($(id).nextElementSibling, unit ?? "");
+  }
   say($("batch"), number(all.batchCount ? all.batchItems / all.batchCount : null));
   const most = quantile(items, all.batches, 0.95);
   say($("batch-note"), most === null ? "no batches now" : `p50 ${number(quantile(items, all.batches, 0.5))} · p95 ${number(most)}`);
@@ -223,6 +220,7 @@ function showTiles(all) {
   say($("errors-note"), listed(failed) || "none");
   tone($("errors-note"), ours ? "bad" : "");
   if (!ours) delete $("errors-note").dataset.tone;
+  if (!all.known) return;
   line("calls", $("calls-line"), all.calls, 1, POINTS);
   line("items", $("items-line"), all.items, 1, POINTS);
   line("latency", $("latency-line"), Math.min(p(0.95) ?? 0, 60), 0.001, POINTS);
@@ -230,7 +228,7 @@ function showTiles(all) {
   line("errors", $("errors-line"), total(failed), 1, POINTS);
 }
 
-function showRow(server, bounds) {
+function showRow(server, { bounds, known }) {
   const row = rows.get(server.key) ?? clone("server");
   rows.set(server.key, row);
   const { parts } = row;
@@ -243,9 +241,9 @@ function showRow(server, bounds) {
   row.meter.style.setProperty("--part", server.busy.toFixed(2));
   say(parts.items, whole(server.items));
   const others = server.others >= 0.05 ? `, of others ${number(server.others)}` : "";
-  say(parts.batches, `${whole(server.batches)} of ${count(server.limit, "batch").replace("batchs", "batches")}${others}`);
+  say(parts.batches, `batches: ${whole(server.batches)} of ${whole(server.limit)}${others}`);
   say(parts.rate, number(server.rate));
-  line(server.key, row.svg, server.rate, 1, 60);
+  if (known) line(server.key, row.svg, server.rate, 1, POINTS / 2);
   say(parts.batch, number(server.batchCount ? server.batchItems / server.batchCount : null));
   say(parts.batchRate, `${number(server.batchRate)} batches/s`);
   say(parts.median, time(quantile(bounds.seconds, server.seconds, 0.5), bounds.seconds));
@@ -256,9 +254,10 @@ function showRow(server, bounds) {
     return l + o + a * texts + b * texts * TOKENS;
   };
   say(parts.one, server.fitted ? time(fitted(1)) : "–");
-  say(parts.many, server.fitted ? `${MANY_TEXTS}: ${time(fitted(MANY_TEXTS))}` : "");
+  say(parts.many, server.fitted ? `${MANY_TEXTS} texts ${time(fitted(MANY_TEXTS))}` : "");
   say(parts.errors, whole(server.errors));
   say(parts.reasons, listed(server.reasons));
+  row.made.classList.toggle("flawless", !server.errors);
   return row.made;
 }
 
@@ -292,7 +291,7 @@ function showModels(all) {
     say(section.parts.facts, facts.join(" · "));
     arrange(section.made.querySelector("tbody"), servers.map((server) => {
       known.add(server.key);
-      return showRow(server, all.bounds);
+      return showRow(server, all);
     }));
     return section.made;
   }));
@@ -303,22 +302,28 @@ function showModels(all) {
 const SHOWN_MAX = 6;
 
 function showAttention(all, troubled) {
-  const untold = Object.entries(all.untold).map(([name, why]) => ({ name, model: "", state: "starting", why }));
-  const found = [...troubled.map((server) => ({ ...server, why: reason(server) })), ...untold];
+  const untold = Object.entries(all.untold).map(([name, why]) => ({ name, model: "", state: "starting", why, at: 1, gateways: 1 }));
+  const alike = new Map(); // a server that serves several models is one trouble
+  for (const server of [...troubled, ...untold]) {
+    const why = reason(server), id = [server.name, server.state, why].join("\n");
+    const { models = [] } = alike.get(id) ?? {};
+    alike.set(id, { ...server, why, models: [...models, server.model].filter(Boolean) });
+  }
+  const found = [...alike.values()];
   $("attention").hidden = !found.length;
   const list = $("attention").querySelector("ul");
-  while (list.children.length > Math.min(found.length, SHOWN_MAX + 1)) list.lastElementChild.remove();
-  found.slice(0, SHOWN_MAX + (found.length === SHOWN_MAX + 1)).forEach((server, i) => {
-    const item = list.children[i] ?? list.appendChild(document.createElement("li"));
-    if (item.children.length !== 2) item.replaceChildren(document.createElement("b"), document.createElement("small"));
-    tone(item.children[0], TONES[server.state]);
-    say(item.children[0], `${server.name} ${WORDS[server.state]}`);
-    say(item.children[1], [server.model, server.why].filter(Boolean).join(": "));
-  });
-  if (found.length > SHOWN_MAX + 1) {
-    const item = list.children[SHOWN_MAX] ?? list.appendChild(document.createElement("li"));
-    say(item, `and ${whole(found.length - SHOWN_MAX)} more`);
-  }
+  arrange(list, found.slice(0, SHOWN_MAX).map((server, i) => {
+    const item = list.children[i] ?? document.createElement("li");
+    if (!item.children.length) item.append(document.createElement("b"), document.createElement("small"));
+    const [name, why] = item.children;
+    tone(name, TONES[server.state]);
+    say(name, `${server.name} ${WORDS[server.state]}`);
+    say(why, [server.models.join(", "), server.why].filter(Boolean).join(": "));
+    return item;
+  }));
+  const more = $("attention").querySelector("p");
+  more.hidden = found.length <= SHOWN_MAX;
+  say(more, `and ${whole(found.length - SHOWN_MAX)} more`);
 }
 
 function show(gateways) {
@@ -339,13 +344,13 @@ function show(gateways) {
     : "None is configured: name them in INFINITY_API_BASE or in the file of the configuration.");
 
   const names = new Set(servers.map(({ name }) => name)), not = new Set(troubled.map(({ name }) => name));
-  const count_up = `${names.size - not.size} of ${count(names.size, "server")} up`;
+  const standing = `${names.size - not.size} of ${count(names.size, "server")} up`;
   const dead = [...all.models.values()].find((model) => model.servers.size
     && [...model.servers.values()].every(({ state }) => state !== "up" && state !== "trial"));
-  if (all.draining) announce("warn", `Draining, ${count_up}`);
+  if (all.draining) announce("warn", `Draining, ${standing}`);
   else if (!all.ready) announce("none", "Starting: no server has answered yet");
   else if (dead) announce("bad", `No server of ${dead.name} is up`);
-  else announce(not.size ? "warn" : "good", `Serving, ${count_up}`);
+  else announce(not.size ? "warn" : "good", `Serving, ${standing}`);
   const { host, version } = gateways.at(-1).last.body.gateway;
   say($("identity"), `${gateways.length > 1 ? `${gateways.length} gateways` : host} · ${version}`);
   return servers.length;
@@ -363,11 +368,10 @@ function announce(name, words) {
 
 const KEPT = "infinity-gateway key";
 let key = sessionStorage.getItem(KEPT) ?? "";
-let proven = false; // whether the key has been good for an answer
-let paused = false, timer = 0, again_ms = EVERY_MS, round = 0;
+let paused = false, timer = 0, waitMs = EVERY_MS, round = 0;
 const heard = new Map(); // gateways by id
 
-function ask_for_key(problem) {
+function askForKey(problem) {
   announce("none", "Waiting for a key");
   $("board").hidden = true;
   $("pause").hidden = $("forget").hidden = true;
@@ -425,11 +429,11 @@ async function ask() {
     sessionStorage.removeItem(KEPT);
     const wrong = answer.status === 403 ? "This key is for some models, and this page shows all: it takes one that is for all."
       : "This key is not valid here.";
-    ask_for_key(key ? wrong : "");
+    askForKey(key ? wrong : "");
     return;
   }
   if (answer?.status === 200 && body?.gateway) {
-    again_ms = EVERY_MS;
+    waitMs = EVERY_MS;
     if (key) sessionStorage.setItem(KEPT, key);
     $("key-form").hidden = true;
     $("key").value = "";
@@ -441,15 +445,15 @@ async function ask() {
     heard.delete(id);
     heard.set(id, gateway); // the latest stands last
     for (const [other, { last }] of heard) if (last.at < now - GONE_S) heard.delete(other);
-    if (show([...heard.values()]) > MANY) again_ms = EVERY_MANY_MS;
+    if (show([...heard.values()]) > MANY) waitMs = EVERY_MANY_MS;
   } else {
     document.body.classList.add("stale");
     const at = [...heard.values()].at(-1)?.last.wall;
     announce("bad", answer ? `The gateway answers with status ${answer.status}` : "The gateway does not answer");
     say($("identity"), at ? `last answer at ${at}` : "");
-    again_ms = Math.min(2 * again_ms, AGAIN_MS_MAX);
+    waitMs = Math.min(2 * waitMs, AGAIN_MS_MAX);
   }
-  if (!document.hidden) timer = setTimeout(ask, again_ms);
+  if (!document.hidden) timer = setTimeout(ask, waitMs);
 }
 
 ask();

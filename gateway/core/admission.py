@@ -98,12 +98,12 @@ class Forecast:
         self._caution = min(_CAUTION_MAX, max(1.0, self._caution * (_LATE if late else _IN_TIME)))
 
     def is_too_late(self, answer_s: float, time_s: float) -> bool:
-        """Whether a call that has `time_s` should not be taken."""
-        return answer_s > self._share_max * time_s
+        """Whether a call that has `time_s` left should not be taken. (One that has none ends by itself.)"""
+        return 0 < self._share_max * time_s < answer_s
 
     def is_doubtful(self, answer_s: float, time_s: float) -> bool:
         """Whether it is expected so late that how it ends says how good the forecasts are."""
-        return answer_s > _DOUBTFUL * self._share_max * time_s
+        return 0 < _DOUBTFUL * self._share_max * time_s < answer_s
 
     def answer_s(self, call_class: str, caller: str, items: int, size: int, now: float) -> float:
         """How long until a call would be answered; 0 when that is not known.

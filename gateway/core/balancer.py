@@ -31,12 +31,13 @@ _CONTESTED = 0.1
 _NEARLY = 1.5
 """Where servers are shared, one is as good as another that would answer in so many times its time."""
 _CANARY = Shape(1, 1, 3)
+_SOONER, _SLOWER_MAX = 0.25, 0.02
 _STALLED_S = 1.0
 _STALLED_TIMES = 3.0
 """A deployment owes an answer for too long after so many times the 99th percentile, and a second."""
 _LATE_TIMES = 3.0
 """What counts as that percentile, in expected times, while too few answers are known."""
-_CANARY_TIMES, _CANARY_S_MIN = 5.0, 2.0
+_CANARY_TIMES, _CANARY_S_MIN = 5.0, 4.0
 _HEDGE_QUANTILE = 0.95
 
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -54,8 +55,8 @@ class Deployment:
 
     __slots__ = (
         "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_suspect",
-        "_work_s", "health", "in_flight_max", "items", "lateness", "name", "rank", "service", "sharing",
-        "weight",
+        "_work_s", "health", "in_flight_max", "items", "lateness", "name", "passed_over", "rank", "service",
+        "sharing", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,8 @@ class Deployment:
         """Its place in the order in which this gateway goes where servers are shared."""
         self._alone: Mapping[str, float] | None = None
         """How fast it was when nobody else used it, if that is known."""
+        self.passed_over = False
+        """It stands idle though there is work, since others look so much faster."""
         self._suspect: Permit | None = None
         """The batch under way that may be what killed another."""
 
@@ -227,8 +230,17 @@ class Deployment:
     def on_canary(self, sent: float, now: float) -> None:
         """A single short item was answered beside the batches: of an idle deployment that says how fast it
         is, which nothing else would while others that look faster get all the work."""
-        if not self._permits and self._answered_at < sent:
-            self.service.learn(_CANARY, True, now - sent)
+        if self._permits or self._answered_at >= sent:
+            return
+        service = self.service
+        ratio = (now - sent) / max(1e-6, service.latency_s + service.work_s(_CANARY))
+        if self.passed_over and ratio < _SOONER:
+            # What was learned was of another time, as that when its model was not warm yet. A single short
+            # item says little of what longer ones cost, so that the proportions are kept.
+            ratio = max(ratio, _SLOWER_MAX)
+            service.begin_anew({name: value * ratio for name, value in service.parameters.items()})
+        self.passed_over = False
+        service.learn(_CANARY, True, now - sent)
 
     def end(self, permit: "Permit", now: float, *, tells: bool) -> None:
         """It has ended. Called by Permit alone."""

@@ -7,11 +7,12 @@ step. The series that an event adds to are looked up once and kept.
 
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from math import inf
-from typing import Any
+from operator import add
+from typing import Any, NamedTuple
 
 from prometheus_client import Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -38,20 +39,48 @@ from gateway.pool import PoolStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_SECONDS = (
+SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075,
     0.1, 0.15, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
 _SHORT_SECONDS = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1,
 )  # fmt: skip
-_ITEMS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048)
+ITEMS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048)
 _RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _ITEMS_PER_S = (
     1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000,
 )  # fmt: skip
 
 _PREFIX = "infinity_gateway"
+
+
+class Values(NamedTuple):
+    """What a histogram holds: how many lie up to each bound but above the one before it, those above all
+    bounds last; and the sum of all.
+    """
+
+    counts: Sequence[int]
+    sum: float
+
+
+class Totals(NamedTuple):
+    """Counts since the start, by what stands in the keys. All of them only grow."""
+
+    statuses: Mapping[tuple[str, ...], int]
+    """Of requests."""
+    request_seconds: Mapping[tuple[str, ...], Values]
+    """Of all requests; bounds: SECONDS."""
+    items: Mapping[tuple[str, ...], int]
+    """Model → answered."""
+    queue_seconds: Mapping[tuple[str, ...], Values]
+    """Model → a value for each call that was answered; bounds: SECONDS."""
+    batches: Mapping[tuple[str, ...], int]
+    """Model, deployment, outcome."""
+    batch_items: Mapping[tuple[str, ...], Values]
+    """Model, deployment; bounds: ITEMS."""
+    batch_seconds: Mapping[tuple[str, ...], Values]
+    """Model, deployment; bounds: SECONDS."""
 
 
 class _Count:
@@ -96,6 +125,15 @@ class _Counter:
     def add_one(self, *values: str) -> None:
         self.of(*values).value += 1
 
+    def summed(self, *labels: str) -> dict[tuple[str, ...], int]:
+        """By these of its labels."""
+        places = [self._labels.index(label) for label in labels]
+        found: dict[tuple[str, ...], int] = {}
+        for values, count in self.series.items():
+            key = tuple(values[place] for place in places)
+            found[key] = found.get(key, 0) + count.value
+        return found
+
     def family(self) -> Metric:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for values, count in self.series.items():
@@ -120,6 +158,16 @@ class _Histogram:
         """The series with these values of the labels."""
         return self.series.setdefault(values, _Distribution(self._bounds))
 
+    def summed(self, *labels: str) -> dict[tuple[str, ...], Values]:
+        """By these of its labels."""
+        places = [self._labels.index(label) for label in labels]
+        found: dict[tuple[str, ...], Values] = {}
+        for values, series in self.series.items():
+            key = tuple(values[place] for place in places)
+            counts, total = found.get(key, ((0,) * len(series.counts), 0.0))
+            found[key] = Values([*map(add, counts, series.counts)], total + series.sum)
+        return found
+
     def family(self) -> Metric:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for values, series in self.series.items():
@@ -139,13 +187,11 @@ class Metrics(Collector):
         self._request_duration = self._histogram(
             "request_duration_seconds",
             "Time from a request's arrival to its answer.",
-            _SECONDS,
+            SECONDS,
             "route",
             "model",
         )
-        self._request_items = self._histogram(
-            "request_items", "Items in a request.", _ITEMS, "route", "model"
-        )
+        self._request_items = self._histogram("request_items", "Items in a request.", ITEMS, "route", "model")
         self._overhead = self._histogram(
             "overhead_seconds",
             "Time of a request in the gateway that was neither queue nor upstream.",
@@ -155,17 +201,17 @@ class Metrics(Collector):
         self._queue_wait = self._histogram(
             "queue_wait_seconds",
             "Time until the last item of a call left for a server.",
-            _SECONDS,
+            SECONDS,
             "model",
             "class",
         )
         self._items = self._counter("items", "Items answered.", "model")
         self._tokens = self._counter("tokens", "Tokens charged.", "model")
         self._batch_items = self._histogram(
-            "batch_items", "Items in a batch sent to a server.", _ITEMS, "model", "deployment"
+            "batch_items", "Items in a batch sent to a server.", ITEMS, "model", "deployment"
         )
         self._batch_calls = self._histogram(
-            "batch_calls", "Callers whose items shared a batch.", _ITEMS, "model", "deployment"
+            "batch_calls", "Callers whose items shared a batch.", ITEMS, "model", "deployment"
         )
         self._batch_fill = self._histogram(
             "batch_fill_ratio",
@@ -182,7 +228,7 @@ class Metrics(Collector):
             "deployment",
         )
         self._upstream_duration = self._histogram(
-            "upstream_duration_seconds", "Time a server took for a batch.", _SECONDS, "model", "deployment"
+            "upstream_duration_seconds", "Time a server took for a batch.", SECONDS, "model", "deployment"
         )
         self._upstream_throughput = self._histogram(
             "upstream_throughput_items_per_second",
@@ -238,6 +284,18 @@ class Metrics(Collector):
     def on_loop_lag(self, seconds: float) -> None:
         self._loop_lag.of().observe(seconds)
 
+    def totals(self) -> Totals:
+        """What `/status` tells of them."""
+        return Totals(
+            statuses=self._requests.summed("status"),
+            request_seconds=self._request_duration.summed(),
+            items=self._items.summed("model"),
+            queue_seconds=self._queue_wait.summed("model"),
+            batches=self._upstream_requests.summed("model", "deployment", "outcome"),
+            batch_items=self._batch_items.summed("model", "deployment"),
+            batch_seconds=self._upstream_duration.summed("model", "deployment"),
+        )
+
     def render(self) -> bytes:
         """What `GET /metrics` answers."""
         return generate_latest(self)
@@ -265,10 +323,10 @@ class Metrics(Collector):
             overhead_s = 0.0
         requests.value += 1
         # As `observe` does it: this is for each call, and a call of it costs more than what it does.
-        durations.counts[bisect_left(_SECONDS, duration_s)] += 1
+        durations.counts[bisect_left(SECONDS, duration_s)] += 1
         durations.sum += duration_s
         if items:
-            sizes.counts[bisect_left(_ITEMS, items)] += 1
+            sizes.counts[bisect_left(ITEMS, items)] += 1
             sizes.sum += items
         overheads.counts[bisect_left(_SHORT_SECONDS, overhead_s)] += 1
         overheads.sum += overhead_s
@@ -286,7 +344,7 @@ class Metrics(Collector):
     def _call_served(self, event: CallServed) -> None:
         model, call_class, items, tokens, queue_s = event
         queue_waits, items_in_all, tokens_in_all = self._served_series(model, call_class)
-        queue_waits.counts[bisect_left(_SECONDS, queue_s)] += 1
+        queue_waits.counts[bisect_left(SECONDS, queue_s)] += 1
         queue_waits.sum += queue_s
         items_in_all.value += items
         tokens_in_all.value += tokens

@@ -70,13 +70,14 @@ class Member:
         health = self.state.health
         asked, was_up = loop.time(), health.is_up
         try:
-            self._compared_at = asked
+            was_silent, self._compared_at = health.probe_at() <= asked, asked
             answers_as_before = False
             if was_up and self.facts:
                 answer = await upstream.send(
                     self.settings, _canary(self.facts), self.state.canary_s(timeout_s)
                 )
-                self.state.on_canary(asked, loop.time())
+                if was_silent:
+                    self.state.on_canary(asked, loop.time())
                 answers_as_before = _distance(self.facts, answer) <= settings.vector_tolerance
             if not answers_as_before:  # It is new, or another than it was.
                 facts = await upstream.inspect(self.settings, timeout_s)

@@ -589,6 +589,7 @@ class Pool:
             # nothing else would tell.
             for deployment in idle:
                 if now - deployment.health.answered_at > _PASSED_OVER_S:
+                    deployment.passed_over = True
                     deployment.health.suspect()
                     self._members[deployment.name].nudge()
         elif idle:

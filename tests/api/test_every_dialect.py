@@ -3,7 +3,7 @@ is right is answered with what the server gave.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -64,26 +64,29 @@ def _steady(reply: Reply) -> Any:
 
 
 _TEXTS = ["a", " b "]
-_EMBEDDINGS = [
+_Body = dict[str, Any]
+_EMBEDDINGS: list[_Body] = [
     {"model": "bert", "input": _TEXTS, "encoding_format": "base64", "dimensions": 2, "user": "u"},
     {"model": "bert", "input": "a", "input_type": "query", "normalized": True, "extra": 1},
     {"model": "clip", "input": ["data:image/png;base64,AAAA"], "modality": "image"},
 ]
-_RERANK = {"model": "cross", "query": "q", "top_n": 1, "return_documents": True, "raw_scores": False}
-_COHERE = [_RERANK | {"documents": _TEXTS}, _RERANK | {"documents": [{"text": "a"}, "b"]}]
-_RERANKS = [
+_RERANK: _Body = {"model": "cross", "query": "q", "top_n": 1, "return_documents": True, "raw_scores": False}
+_COHERE: list[_Body] = [_RERANK | {"documents": _TEXTS}, _RERANK | {"documents": [{"text": "a"}, "b"]}]
+_RERANKS: list[_Body] = [
     *_COHERE,
     {"model": "cross", "query": "q", "documents": _TEXTS, "top_k": 1, "truncation": True},
     {"model": "cross", "query": "q", "texts": _TEXTS, "return_text": True, "truncation_direction": "Right"},
 ]
-_CLASSIFY = [{"model": "classifier", "input": _TEXTS, "raw_scores": True}]
-_COHERE_EMBED = [
+_CLASSIFY: list[_Body] = [{"model": "classifier", "input": _TEXTS, "raw_scores": True}]
+_COHERE_EMBED: list[_Body] = [
     {"model": "bert", "texts": _TEXTS, "input_type": "search_query", "embedding_types": ["float"]},
     {"model": "bert", "texts": _TEXTS, "truncate": "END", "output_dimension": 3, "priority": 1},
 ]
-_TEI = [{"model": "bert", "inputs": _TEXTS, "normalize": True, "truncate": True, "prompt_name": "query"}]
+_TEI: list[_Body] = [
+    {"model": "bert", "inputs": _TEXTS, "normalize": True, "truncate": True, "prompt_name": "query"}
+]
 
-GOOD: dict[str, list[dict[str, Any]]] = {
+GOOD: dict[str, list[_Body]] = {
     **dict.fromkeys(("/embeddings", "/v1/embeddings", "/infinity/embeddings"), _EMBEDDINGS),
     **dict.fromkeys(("/engines/bert/embeddings", "/openai/deployments/bert/embeddings"), _EMBEDDINGS),
     **dict.fromkeys(("/rerank", "/v1/rerank"), _RERANKS),
@@ -106,7 +109,7 @@ class Fields(list[tuple[Any, Any]]):
     """An object, whose names may come twice."""
 
 
-ODD = [
+ODD: list[Any] = [
     *(Raw(text) for text in ("NaN", "-Infinity", "1e999", "-0", "1E400", "9" * 400, "1e-400", "01", "", ",")),
     *(Raw(text) for text in (r'"\ud800"', r'"\udfff\ud800"', r'"\u0000"', '"\x07"', "'a'", "None", "tru")),
     *(Raw("[" * depth + "]" * depth) for depth in (5, 70, 3000)),
@@ -243,7 +246,7 @@ async def test_vectors_are_those_that_the_server_gave(
         assert {type(row["embedding"]) for row in reply.body["data"]} == {kind}
 
 
-RANKED = {
+RANKED: dict[tuple[str, str], tuple[str, str | None, str, Callable[[str], Any]]] = {
     # path and user agent: the fields for documents, for how many, and for their echo; and what is echoed
     ("/v1/rerank", ""): ("documents", "top_n", "return_documents", lambda text: {"text": text}),
     ("/v2/rerank", ""): ("documents", "top_n", "return_documents", lambda text: {"text": text}),

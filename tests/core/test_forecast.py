@@ -153,6 +153,7 @@ def test_which_calls_are_too_late_and_which_tell_how_good_forecasts_are() -> Non
     assert [subject.is_too_late(s, 10.0) for s in (0, 7.9, 8.1)] == [False, False, True]
     assert [subject.is_doubtful(s, 10.0) for s in (0, 3.9, 4.1)] == [False, False, True]
     assert not subject.is_too_late(1e9, math.inf)
+    assert not subject.is_too_late(1.0, -1.0)
 
 
 def test_the_sums_are_those_of_what_waits() -> None:

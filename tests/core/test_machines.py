@@ -191,7 +191,7 @@ class Permits(RuleBasedStateMachine):
             assert 0 <= deployment.remaining_s(self.now) < math.inf
             assert 0 <= deployment.busy_ratio(self.now) <= 1
             assert deployment.room_at(self.now) > self.now
-            assert 2 <= deployment.canary_s(10.0) <= 10
+            assert 4 <= deployment.canary_s(10.0) <= 10
             assert deployment.breaker in BREAKER_STATES
             assert not deployment.is_stalled(self.now) or deployment.batches
 

@@ -252,7 +252,7 @@ def embedded(model: FakeModel, vectors: list[Vector], options: EmbeddingOptions,
         reason = "as it uses uint8-bitpacking with EmbeddingDtype.ubinary"
         message = f"model {model.name} does not support base64 encoding, {reason}"
         raise refusal(500, f"InternalServerError: {message}")
-    kept = [vector[: options.dimensions or size] for vector in vectors]
+    kept = [vector[: options.dimensions or None] for vector in vectors]
     rendered = [base64_of(vector) if options.encoding == "base64" else vector.tolist() for vector in kept]
     data = [{"object": "embedding", "embedding": vector, "index": i} for i, vector in enumerate(rendered)]
     return {"object": "list", "data": data, **envelope(model, usage)}

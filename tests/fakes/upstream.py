@@ -131,7 +131,8 @@ class RecordingUpstream:
         if request.items == [PING]:
             self.probes.append(Probed(_now(), name, "canary"))
             await self._reach(name, timeout_s)
-            await self._take(max(0.0, self.free_at.get(name, 0.0) - _now()), timeout_s)
+            own_s = self.latency_of(name, request) if self.latency_of else 0.0
+            await self._take(max(own_s, self.free_at.get(name, 0.0) - _now()), timeout_s)
             return self._answer(name, request)
         # Copies: a test may want to see when the gateway itself lets go of a text.
         self.batches.append(Sent(_now(), name, [str(item) for item in request.items]))

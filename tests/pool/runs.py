@@ -166,7 +166,7 @@ class Run:
         self.settings = EngineSettings(
             batching=BatchingSettings(in_flight_max=plan.in_flight_max, wait_s_max=plan.wait_s),
             admission=AdmissionSettings(queued_items_max=ITEMS_BOUND),
-            health=HealthSettings(probe_timeout_s=2),
+            health=HealthSettings(probe_timeout_s=4),
             retry=RetrySettings(retries_max=RETRIES_MAX),
         )
 
@@ -266,7 +266,7 @@ def played(plan: Plan) -> Run:
         if plan.fails or plan.changes:
             allowed |= ERRORS
         if caller.within_s < PATIENT_S:
-            allowed |= {"DeadlineExceeded"}
+            allowed |= {"DeadlineExceeded", "Overloaded"}
         if sum(other.items for other in plan.callers) > ITEMS_BOUND:
             allowed |= {"Overloaded"}
         if caller.leaves_after_s is not None:

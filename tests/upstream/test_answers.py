@@ -73,7 +73,10 @@ async def test_a_vector_that_cannot_be_one(
 
 @pytest.mark.parametrize(
     "embedding",
-    [b'""', b'"AAAA"', b'"AAA"', b'"AA=AAA=="', b'"AAAAAA===="', b"null", b"1", b"{}"],
+    [
+        *(b'""', b'"AAAA"', b'"AAA"', b'"AA=AAA=="', b'"AAAAAA===="', b"null", b"1", b"{}"),
+        *(b"[]", b"[[]]", b"[[1],[2,3]]", b"[[1],2]", b"[[[1]]]", b'["1"]', b"[true]", b"[1e300]", b"[{}]"),
+    ],
 )
 async def test_what_stands_for_a_vector_and_is_none(
     upstream: InfinityUpstream, fake_infinity: FakeInfinity, embedding: bytes
@@ -85,6 +88,24 @@ async def test_what_stands_for_a_vector_and_is_none(
     error = await failure_of(upstream, deployment(fake_infinity), texts("one"))
 
     assert error.failure is Failure.BAD_ANSWER
+
+
+async def test_lists_are_equally_long(upstream: InfinityUpstream, fake_infinity: FakeInfinity) -> None:
+    """As those of one model are."""
+    raw = b'{"data":[{"index":0,"embedding":[1]},{"index":1,"embedding":[1,2]}],"usage":{"total_tokens":1}}'
+    fake_infinity.faults.append(Fault(raw=raw))
+
+    assert (await failure_of(upstream, deployment(fake_infinity))).failure is Failure.BAD_ANSWER
+
+
+async def test_classes_are_text(upstream: InfinityUpstream, fake_infinity: FakeInfinity) -> None:
+    """They are handed on unread, and nobody could read what is no UTF-8."""
+    raw = b'{"data":[[{"label":"\xff","score":1}]],"usage":{"total_tokens":1}}'
+    fake_infinity.faults.append(Fault(raw=raw))
+
+    error = await failure_of(upstream, deployment(fake_infinity, "classifier"), to_classify("a"))
+
+    assert (error.failure, error.reason) == (Failure.BAD_ANSWER, "unreadable")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +120,7 @@ async def test_what_stands_for_a_vector_and_is_none(
         b'{"data":null,"usage":{"total_tokens":1}}',
         b'{"data":[{"index":"0","embedding":"AAAAAA=="}],"usage":{"total_tokens":1}}',
         b'{"data":[{"index":0,"embedding":"AAAAAA=="}],"usage":{"total_tokens":-1}}',
+        b'{"data":[{"index":0,"embedding":"AAAAAA=="}],"usage":{"total_tokens":9999999999999999999999}}',
         b'{"error":{"message":"no"}}',
         b"\xff\xfe",
         b"[" * 100_000,

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from gateway.core.retry import Failure
+from gateway.core.sameness import distance
 from gateway.pool import Encoding, SendError, ServerFacts
 from gateway.upstream.infinity import InfinityUpstream
 from tests.fakes.faults import Fault, posted, to
@@ -39,6 +40,36 @@ async def test_each_model_of_a_server_of_many(
     assert facts.capabilities == capabilities
     assert facts.batch_size == 32
     assert facts.encoding is encoding
+
+
+@pytest.mark.parametrize(
+    ("model", "forms"),
+    [
+        ("bert", ["8 numbers"] * 2),
+        ("colbert", ["3 x 8 numbers", "302 x 8 numbers"]),
+        ("bert-bits", ["1 numbers"] * 2),
+        ("cross", ["a score"] * 2),
+        ("classifier", ["3 labels from negative to positive"] * 2),
+    ],
+)
+async def test_its_answers_to_fixed_texts_are_told(
+    upstream: InfinityUpstream, fake_infinity: FakeInfinity, model: str, forms: list[str]
+) -> None:
+    """The same whenever it is asked; a canary asks about the first."""
+    told = [(await upstream.inspect(deployment(fake_infinity, model), TIMEOUT_S)).samples for _ in range(2)]
+
+    assert told[0] == told[1]
+    assert [sample.form for sample in told[0]] == forms
+    assert told[0][0].numbers != told[0][1].numbers
+    assert {sample.are_bits for sample in told[0]} == {model == "bert-bits"}
+
+
+async def test_another_model_answers_otherwise(upstream: InfinityUpstream) -> None:
+    """Under the same name."""
+    async with FakeInfinity([FakeModel("bert")]) as one, FakeInfinity([FakeModel("bert", seed="2")]) as other:
+        samples = [(await upstream.inspect(deployment(fake), TIMEOUT_S)).samples for fake in (one, other)]
+
+    assert distance(*samples) > 0.5
 
 
 async def test_the_batch_size_is_the_servers(upstream: InfinityUpstream) -> None:
