@@ -27,7 +27,8 @@ help: ## print the targets
 run: .venv/installed .infinity/installed ## start two local Infinity servers and the gateway on port 4000
 	PATH="$(CURDIR)/.infinity/bin:$$PATH" $(VENV)/infinity-gateway serve
 
-test: .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed .cache/page/installed check ## run all tests, those against real Infinity servers too
+test: .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed .cache/page/installed \
+		.cache/deploy/installed .cache/bin/helm check ## run all tests, those against real Infinity servers too
 	$(VENV)/pytest
 
 test-clients: .venv/installed .infinity/installed .clients/installed ## run only the real clients, against a gateway

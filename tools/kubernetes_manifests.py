@@ -1,4 +1,4 @@
-"""Write deploy/kubernetes, for those without Helm: the chart with ci/minimal-values.yaml, one by one."""
+"""Write deploy/kubernetes, for those without Helm: the chart with its minimal values, a file a manifest."""
 
 import re
 import subprocess
