@@ -19,6 +19,9 @@ SECONDS ?= 60
 BENCH := $(VENV)/python -m benchmarks
 RUNS := benchmarks/runs
 
+TESTED_WITH := .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed \
+	.cache/page/installed .cache/deploy/installed .cache/bin/helm
+
 .PHONY: help run test test-clients check soak fuzz pictures scan image-test manifests lock bench bench-quick clean
 
 help: ## print the targets
@@ -27,8 +30,7 @@ help: ## print the targets
 run: .venv/installed .infinity/installed ## start two local Infinity servers and the gateway on port 4000
 	PATH="$(CURDIR)/.infinity/bin:$$PATH" $(VENV)/infinity-gateway serve
 
-test: .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed .cache/page/installed \
-		.cache/deploy/installed .cache/bin/helm check ## run all tests, those against real Infinity servers too
+test: $(TESTED_WITH) check ## run all tests, those against real Infinity servers too
 	$(VENV)/pytest
 
 test-clients: .venv/installed .infinity/installed .clients/installed ## run only the real clients, against a gateway
