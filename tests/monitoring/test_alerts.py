@@ -134,13 +134,13 @@ CASES = {
         requests((60, 0), (60, 60), (90, 0)), 60, 115, 170, near=requests((60, 0), (150, 3))
     ),
     "InfinityErrorBudgetBurnsSlowly": Case(
-        requests((3, 0), (77, 3), (21, 0)), 60, 1560, 2000, near=requests((101, 0.3)), step=20
+        requests((3, 0), (77, 3), (21, 0)), 60, 1500, 1980, near=requests((101, 0.3)), step=20
     ),
     "InfinityLatencyBudgetBurnsFast": Case(
         durations((60, 600), (60, 450), (90, 600)), 60, 115, 170, near=durations((60, 600), (150, 555))
     ),
     "InfinityLatencyBudgetBurnsSlowly": Case(
-        durations((3, 600), (77, 570), (21, 600)), 60, 1560, 2000, near=durations((101, 597)), step=20
+        durations((3, 600), (77, 570), (21, 600)), 60, 1500, 1980, near=durations((101, 597)), step=20
     ),
     "InfinityModelDown": Case(
         DOWN, 9, 15, 25, near={**DOWN, **server("deployment_up", (30, 1), name="other")}
