@@ -107,6 +107,22 @@ async def test_when_both_fail_that_is_told_once() -> None:
 
 
 @fake_time
+async def test_when_both_fail_a_third_is_tried() -> None:
+    """And neither of the two again."""
+    upstream, events = Moody(), list[Event]()
+
+    async with running(upstream, "abc", events=events) as pool:
+        await know(pool, 300)
+        upstream.faults.append(Fault(Failure.BAD_ANSWER, on=lambda r: r.items == ["late"], times=2))
+        upstream.latency_of = lambda _, request: 1.0 if request.items[0] == "late" else 0.125
+        assert_answered(await ask(pool, "late"))
+
+        tried = [batch.deployment for batch in upstream.batches if batch.items == ["late"]]
+        assert sorted(tried[:3]) == ["a", "b", "c"]
+        assert hedges(events)[:1] == ["failed"]
+
+
+@fake_time
 async def test_few_are_sent_twice() -> None:
     """At most one in twenty, however many are late."""
     upstream, events = Moody(), list[Event]()

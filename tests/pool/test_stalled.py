@@ -47,6 +47,8 @@ async def test_nobody_is_lost_with_a_server_that_hangs() -> None:
             assert_answered(await call)
 
         assert max(sent_to(upstream, "a", since)) <= since + 1.25
+        asked = next(probe.at for probe in upstream.probes if probe.deployment == "a" and probe.at > since)
+        assert since + 1 <= asked <= since + 1.5
         assert now() < since + 15
         assert states(pool) == {"a": "down", "b": "up"}
         assert {event.reason for event in events if isinstance(event, BatchRetried)} == {"hung"}
