@@ -1,9 +1,9 @@
 """Real servers that tests may kill and freeze, and real gateways in front of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +22,24 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": EventLoop}
 
 
+@contextmanager
+def all_started(servers: Sequence[RealInfinity]) -> Iterator[None]:
+    """Side by side, since each takes seconds; stopped at the end."""
+    try:
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(RealInfinity.start, servers))
+        yield
+    finally:
+        for server in servers:
+            server.stop()
+
+
 @pytest.fixture(scope="module")
 def replicas() -> Iterator[list[RealInfinity]]:
     """Real servers of one model, whose vectors are 13 times the length of the text. Leave them running."""
     servers = [RealInfinity([ServedModel("debug")], engine="debugengine") for _ in range(REPLICAS)]
-    try:
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(RealInfinity.start, servers))
+    with all_started(servers):
         yield servers
-    finally:
-        for server in servers:
-            server.stop()
 
 
 class Front(NamedTuple):

@@ -6,7 +6,6 @@ An image that breaks off kills it: Infinity opens images lazily, and reads the p
 import asyncio
 import base64
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -15,7 +14,7 @@ import pytest
 from tests.api.caller import Caller
 from tests.api.media import orange
 from tests.api.waiting import until
-from tests.faults.conftest import FrontOf, name_of
+from tests.faults.conftest import FrontOf, all_started, name_of
 from tests.faults.load import Load
 from tests.faults.test_processes import assert_no_more_work, assert_nothing_is_left
 from tests.real_infinity import RealInfinity, ServedModel, model_dir
@@ -32,13 +31,8 @@ def pair() -> Iterator[list[RealInfinity]]:
     """Two servers of a model for texts and images. The first loses its worker in the first test."""
     models = [ServedModel("clip", model_dir("clip"))]
     servers = [RealInfinity(models, env={"INFINITY_QUEUE_SIZE": str(QUEUE_SIZE)}) for _ in range(2)]
-    try:
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(RealInfinity.start, servers))
+    with all_started(servers):
         yield servers
-    finally:
-        for server in servers:
-            server.stop()
 
 
 async def kill_worker(server: RealInfinity) -> None:
