@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from benchmarks import record
-from benchmarks.open_loop import open_loop
+from benchmarks.load import open_loop
 from benchmarks.scripted import ITEMS_MAX, Rows, calls, gateway, measure, over, parser, stand_ins
 from benchmarks.texts import short_questions
 

@@ -28,10 +28,10 @@ _TEXTS = {"short": "Short questions", "mixed": "Long-tailed lengths"}
 # Rows past which a table beside others is too much detail.
 _DETAILS_MAX = 24
 # Mid-tones, which show on white and on black; markers too, for those who do not see the colours.
-_INK = "#767c85"
+INK = "#767c85"
 _LOOKS = {
     "gateway": ("#e8590c", "o"),
-    "direct": (_INK, "s"),
+    "direct": (INK, "s"),
     "nginx": ("#2f9e44", "^"),
     "haproxy": ("#2f80ed", "D"),
     "litellm": ("#a855f7", "v"),
@@ -151,18 +151,25 @@ def _place(record: Record) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores; no GPU was measured"
 
 
-def plot(record: Record, path: Path) -> None:
-    """Two panels side by side, a line for each target; the same bytes whenever the record is the same."""
+def pyplot() -> Any:
+    """matplotlib's, in our look: on white and on black, and the same bytes each time."""
     import matplotlib as mpl  # type: ignore[import-not-found]
     from matplotlib import pyplot as plt
-    from matplotlib import ticker
 
     mpl.rcParams |= {
         "svg.fonttype": "none", "svg.hashsalt": "figures", "font.family": "sans-serif", "font.size": 9,
-        **{f"{part}.color": _INK for part in ("text", "xtick", "ytick", "grid")},
-        "axes.labelcolor": _INK, "axes.edgecolor": _INK, "grid.alpha": 0.3,
+        **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
+        "axes.labelcolor": INK, "axes.edgecolor": INK, "grid.alpha": 0.3,
         "axes.spines.top": False, "axes.spines.right": False,
     }  # fmt: skip
+    return plt
+
+
+def plot(record: Record, path: Path) -> None:
+    """Two panels side by side, a line for each target; the same bytes whenever the record is the same."""
+    plt = pyplot()
+    from matplotlib import ticker
+
     (x, x_label), *panels = _PLOTS[record["benchmark"]]
     rows = [row for row in record["rows"] if row["target"] in _LOOKS]
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
@@ -175,7 +182,7 @@ def plot(record: Record, path: Path) -> None:
                 linewidth=2.4 if target == "gateway" else 1.2, label=_NAMES.get(target, target),
             )  # fmt: skip
         for hand in (row for row in record["rows"] if row["target"] == "hand" and y == "rate"):
-            panel.axhline(hand[y], color=_INK, linestyle=":", linewidth=1, label=_NAMES["hand"])
+            panel.axhline(hand[y], color=INK, linestyle=":", linewidth=1, label=_NAMES["hand"])
         if y == "rate":
             panel.set_ylim(bottom=0)
         else:
@@ -192,9 +199,13 @@ def plot(record: Record, path: Path) -> None:
         panel.grid()
     figure.suptitle(f"{_subject(record)}\n{_place(record)}", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, labelcolor=_INK)
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, labelcolor=INK)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
     figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-    plt.close(figure)
+    pyplot().close(figure)
 
 
 def _is_a_line(record: Record) -> bool:

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -140,8 +141,8 @@ async def measure(
         connections,
         seconds,
         sum(result.calls for result in results),
-        sum(result.errors for result in results),
         sorted(itertools.chain.from_iterable(result.latencies_s for result in results)),
+        sum((result.statuses for result in results), Counter()),
     )
     return Measured(merged, work, core)
 

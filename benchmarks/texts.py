@@ -1,27 +1,15 @@
-"""The texts that benchmarks send: made from a seed, all different, in the lengths that retrieval has."""
+"""Lists of the texts that `infinity-gateway bench` makes up as well."""
 
-import random
+from itertools import islice
 
-_WORDS = """
-    the of and to in is that for it as was with be by on not he this are or his from at which but have
-    an had they you were their one all we can her has there been if more when will would who so no what
-    up out server vector model search index query token batch latency queue memory cache cluster node
-    network disk energy market history science river mountain capital language music water light system
-    theory average
-""".split()  # noqa: SIM905 - as a list literal it is a page long
+from gateway.bench import texts
 
 
 def short_questions(count: int, seed: int = 1) -> list[str]:
     """Questions of 5 to 14 words."""
-    rng = random.Random(seed)
-    return [_sentence(rng, rng.randint(5, 14), n) for n in range(count)]
+    return list(islice(texts.short_questions(seed), count))
 
 
 def mixed_lengths(count: int, seed: int = 2) -> list[str]:
     """Texts of 4 to 220 words, 27 on average, with a long tail."""
-    rng = random.Random(seed)
-    return [_sentence(rng, max(4, min(220, round(rng.lognormvariate(2.8, 0.95)))), n) for n in range(count)]
-
-
-def _sentence(rng: random.Random, words: int, number: int) -> str:
-    return " ".join(rng.choices(_WORDS, k=words - 1)) + f" {number}"
+    return list(islice(texts.mixed_lengths(seed), count))

@@ -1,0 +1,1 @@
+"""Load on a running gateway or Infinity, and what it meets: `infinity-gateway bench`."""
