@@ -16,6 +16,7 @@ RUN pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="infinity-gateway" \
+      org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.description="One address in front of many Infinity embedding and rerank servers" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /app /app
