@@ -21,18 +21,22 @@ from prometheus_client.utils import floatToGoString
 
 from gateway.core.balancer import BREAKER_STATES, Outcome
 from gateway.core.events import (
+    AddressesFound,
     BadAnswerSeen,
     BatchEnded,
     BatchRetried,
     CacheUsed,
     CallRejected,
     CallServed,
+    ConfigRead,
     DeploymentGone,
     Event,
     FellBack,
     Hedged,
     ItemsShared,
     KeysRead,
+    LookUpFailed,
+    NameGone,
     RequestEnded,
 )
 from gateway.pool import PoolStats
@@ -179,9 +183,16 @@ class _Histogram:
 class Metrics(Collector):
     """A listener to events, and the text that Prometheus scrapes."""
 
-    def __init__(self, version: str, stats: Callable[[], Sequence[PoolStats]]) -> None:
+    def __init__(
+        self,
+        version: str,
+        stats: Callable[[], Sequence[PoolStats]],
+        dropped: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`stats` are those of the pools; `dropped` says how many lines of the log were."""
         self._version = version
         self._stats = stats
+        self._dropped = dropped
         self._families: list[_Counter | _Histogram] = []
         self._requests = self._counter("requests", "Requests answered.", "route", "model", "status")
         self._request_duration = self._histogram(
@@ -257,7 +268,15 @@ class Metrics(Collector):
         self._loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop woke a timer.", _SHORT_SECONDS
         )
-        self._reloaded: bool | None = None
+        self._look_up_failures = self._counter(
+            "look_up_failures", "Look-ups of a name that failed or found nothing.", "host"
+        )
+        self._refused_configs = self._counter(
+            "config_reload_failures", "Configurations and keys that were refused."
+        )
+        self._refused: dict[str, bool] = {}
+        """Of each file that is read again, whether it was when it was read last."""
+        self._addresses: dict[str, int] = {}
         self._request_series = cache(self._request_series_of)
         self._served_series = cache(self._served_series_of)
         self._batch_series = cache(self._batch_series_of)
@@ -274,6 +293,10 @@ class Metrics(Collector):
             CallRejected: lambda e: self._rejected.add_one(e.reason),
             DeploymentGone: self._forget,
             KeysRead: self._keys_read,
+            ConfigRead: self._config_read,
+            AddressesFound: self._addresses_found,
+            LookUpFailed: self._look_up_failed,
+            NameGone: self._name_gone,
         }
 
     def __call__(self, event: Event) -> None:
@@ -306,14 +329,46 @@ class Metrics(Collector):
         build = _gauge("build_info", "Always 1.", "version", "python")
         build.add_metric([self._version, platform.python_version()], 1)
         yield build
-        if self._reloaded is not None:
-            reloaded = _gauge("config_reload_success", "1 when the file of keys was fine when read last.")
-            reloaded.add_metric([], self._reloaded)
+        lines = CounterMetricFamily(
+            f"{_PREFIX}_log_lines_dropped_total", "Lines that standard error did not take fast enough."
+        )
+        lines.add_metric([], self._dropped())
+        yield lines
+        if self._refused:
+            reloaded = _gauge(
+                "config_reload_success", "1 when configuration and keys were fine when they were read last."
+            )
+            reloaded.add_metric([], not any(self._refused.values()))
             yield reloaded
+        addresses = _gauge("discovered_addresses", "Addresses that a name is known to have.", "host")
+        for host, count in self._addresses.items():
+            addresses.add_metric([host], count)
+        yield addresses
         yield from _gauges(self._stats())
 
     def _keys_read(self, event: KeysRead) -> None:
-        self._reloaded = not event.problem
+        self._read_again(event.path, refused=bool(event.problem))
+
+    def _config_read(self, event: ConfigRead) -> None:
+        if not event.problems:
+            self._refused.clear()  # it may name another file of keys, or none
+        self._read_again(event.path, refused=bool(event.problems))
+
+    def _read_again(self, path: str, *, refused: bool) -> None:
+        self._refused[path] = refused
+        self._refused_configs.of().value += refused
+
+    def _addresses_found(self, event: AddressesFound) -> None:
+        self._addresses[event.name] = event.addresses
+        self._look_up_failures.of(event.name)
+
+    def _look_up_failed(self, event: LookUpFailed) -> None:
+        self._addresses[event.name] = event.addresses
+        self._look_up_failures.add_one(event.name)
+
+    def _name_gone(self, event: NameGone) -> None:
+        self._addresses.pop(event.name, None)
+        self._look_up_failures.series.pop((event.name,), None)
 
     def _request_ended(self, event: RequestEnded) -> None:
         route, model, status, duration_s, items, queue_s, upstream_s = event
