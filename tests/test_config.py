@@ -227,11 +227,11 @@ def test_a_file_for_many_providers_serves_its_infinity_models() -> None:
     assert config.engine.router.fallbacks == {}
     assert config.master_key == Secret("sk-1234")
     assert sorted(config.warnings) == [
-        f"general_settings.alerting: {IDLE} nothing is called back or traced; see the log and /metrics",
+        f"general_settings.alerting: {IDLE} nothing is called back; see logs, traces and /metrics",
         f"general_settings.database_url: {IDLE} there is no database; this file holds all there is",
         f"litellm_settings.cache: {IDLE} the cache is gateway.cache, in this process's memory",
         f"litellm_settings.cache_params: {IDLE} the cache is gateway.cache, in this process's memory",
-        f"litellm_settings.callbacks: {IDLE} nothing is called back or traced; see the log and /metrics",
+        f"litellm_settings.callbacks: {IDLE} nothing is called back; see logs, traces and /metrics",
         f"litellm_settings.drop_params: {IDLE} no parameter has to be dropped for Infinity",
         "litellm_settings.fallbacks[0].gpt-4o: left out, since 'gpt-4o' is skipped",
         "litellm_settings.fallbacks[0].gpt-4o[0]: left out, since 'qwen3' is skipped",
@@ -801,7 +801,10 @@ def test_a_key_of_another_kind_is_refused_unseen(key: object) -> None:
         ({"rerank_documents": "text"}, "rerank_documents: expected one of auto, string, object, got 'text'"),
         ({"allow_anonymous": "yes"}, "allow_anonymous: expected true or false, got 'yes'"),
         ({"cache": {"bytes_max": -1}}, "cache.bytes_max: expected a whole number from 0"),
-        ({"discovery": {"dns": "x"}}, "discovery: this version does not know it yet; leave it out"),
+        (
+            {"discovery": {"dns": "x"}},
+            "discovery.dns: expected HOST:PORT, a name in DNS and the port of each",
+        ),
         ({"batchin": {}}, "batchin: unknown key; did you mean batching?"),
         (
             {"default_models": {"embed": "b"}},

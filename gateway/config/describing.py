@@ -5,7 +5,15 @@ from dataclasses import asdict, fields
 from gateway.config.litellm import MODE_OF
 from gateway.config.reader import shown
 from gateway.config.sections import OPEN_ROUTES, Config, name_in_file
-from gateway.core.settings import DeploymentSettings, KeySettings, PoolSettings, RouterSettings
+from gateway.core.settings import (
+    DeploymentSettings,
+    DiscoverySettings,
+    KeySettings,
+    LoggingSettings,
+    NameSettings,
+    PoolSettings,
+    RouterSettings,
+)
 
 
 def describe(config: Config) -> str:
@@ -13,8 +21,9 @@ def describe(config: Config) -> str:
     engine, lines = config.engine, list[str]()
     for pool in engine.pools:
         lines += [*_pool(pool, engine.router), ""]
-    if engine.servers:
-        lines += ["Servers, whose models are learned from them", *map(_deployment, engine.servers)]
+    if engine.servers or engine.discovery.names:
+        lines += ["Servers, whose models are learned from them"]
+        lines += [*map(_deployment, engine.servers), *map(_name, engine.discovery.names)]
         lines += [f"  also called: {alias} for {name}" for alias, name in engine.router.aliases.items()]
         lines.append("")
     anyone = ", anyone may call" if config.allow_anonymous and not config.keyed else ""
@@ -37,8 +46,8 @@ def _pool(pool: PoolSettings, router: RouterSettings) -> list[str]:
         "falls back to": router.fallbacks.get(pool.name, ()),
         "meant when a call names no model": default_for,
     }
-    models = dict.fromkeys(str(deployment.server_model) for deployment in pool.deployments)
-    lines = [f"{pool.name} ({mode}): {', '.join(models)}", *map(_deployment, pool.deployments)]
+    lines = [f"{pool.name} ({mode}): {pool.server_model}"]
+    lines += [*map(_deployment, pool.deployments), *map(_name, pool.names)]
     return lines + [f"  {fact}: {', '.join(values)}" for fact, values in facts.items() if values]
 
 
@@ -46,6 +55,11 @@ def _deployment(deployment: DeploymentSettings) -> str:
     key = "key set" if deployment.api_key else "no key"
     weight = f", weight {deployment.weight:g}" if deployment.weight != 1 else ""
     return f"  {deployment.api_base}, {key}, timeout {deployment.timeout_s:g} s{weight}"
+
+
+def _name(name: NameSettings) -> str:
+    addresses = "address" if name.family == "any" else name.family.replace("ip", "IP") + " address"
+    return f"{_deployment(name.template)}, at each {addresses} of the name"
 
 
 def _keys(title: str, keys: tuple[KeySettings, ...]) -> list[str]:
@@ -77,6 +91,12 @@ def _changed(config: Config) -> list[str]:
     lines += [f"upstream_tls.{key}: {path}" for key, path in asdict(engine.upstream_tls).items() if path]
     lines += ["rerank_by_embedding: true"] if engine.rerank_by_embedding else []
     lines += [f"rerank_documents: {config.rerank_documents}"] if config.rerank_documents != "auto" else []
+    if (refresh_s := engine.discovery.refresh_s) != DiscoverySettings().refresh_s:
+        lines.append(f"discovery.refresh_s: {refresh_s:g}")
+    logging = LoggingSettings()
+    for key, value in asdict(config.logging).items():
+        lines += [f"logging.{key}: {value}"] if value != getattr(logging, key) else []
+    lines += [] if config.telemetry is None else [f"telemetry: {str(config.telemetry).lower()}"]
     if config.open_routes != OPEN_ROUTES:
         lines.append(f"open_routes: {', '.join(sorted(config.open_routes)) or 'none'}")
     return lines

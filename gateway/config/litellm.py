@@ -23,7 +23,7 @@ _HEALTH = "when a server counts as down is set for all models, in gateway.health
 _FALLBACKS = "fallbacks stand in router_settings"
 _CACHE = "the cache is gateway.cache, in this process's memory"
 _COSTS = "nothing is billed and there are no budgets"
-_CALLBACKS = "nothing is called back or traced; see the log and /metrics"
+_CALLBACKS = "nothing is called back; see logs, traces and /metrics"
 _STRATEGY = "the server that will answer first is taken"
 _TIMEOUT = "the limit is timeout"
 _REDIS = "gateways share no state"
@@ -50,7 +50,7 @@ TOP_IDLE = _idle({
     "keys stand in each entry of model_list": "credential_list",
 })  # fmt: skip
 
-ENTRY = _words("model_name litellm_params model_info")
+ENTRY = _words("model_name litellm_params model_info discovery")
 ENTRY_IDLE = _idle({_LIMITS: "rpm tpm"})
 
 PARAMS = _words("model api_base api_bases api_key timeout weight extra_body")

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from gateway.config import litellm
 from gateway.config.params import read_params
 from gateway.config.reader import Value, join, nearest, shown
-from gateway.config.servers import Servers, read_bases, read_template, servers_of_environment
-from gateway.core.settings import DeploymentSettings, PoolSettings
+from gateway.config.servers import NAME, Servers, read_bases, read_name, read_template, servers_of_environment
+from gateway.core.settings import DeploymentSettings, NameSettings, PoolSettings
 from gateway.messages import Scalar, Task
 
 _OURS = "infinity/"
@@ -31,22 +31,36 @@ class _Draft:
 class Models:
     """What there is to serve, and the names of what is skipped."""
 
-    def __init__(self, entries: Value, timeout_s: float | None) -> None:
+    def __init__(self, entries: Value, discovery: Value, timeout_s: float | None) -> None:
+        """`discovery` may name servers where `entries` are none."""
         self.skipped: list[object] = []
         self.servers: tuple[DeploymentSettings, ...] = ()
-        """Where the file lists no models: those of the environment."""
+        """Where the file lists no models: those of the environment..."""
+        self.names: tuple[NameSettings, ...] = ()
+        """...and those behind a name."""
         self._drafts: dict[str, _Draft] = {}
         listed = entries.items()
         for entry in listed:
             self._read(entry, timeout_s)
         if not entries.raw:
             self.servers = servers_of_environment(entries.notes, timeout_s)
-        if not self.servers and len(self.skipped) == len(listed):
+        if found := read_name(discovery, read_template(Value("", None, entries.notes), timeout_s)):
+            self.names = (found,)
+            if entries.raw:
+                discovery["dns"].problem(
+                    "the models behind it are learned; beside model_list it goes into entries"
+                )
+        if not self.learns and len(self.skipped) == len(listed):
             entries.problem("expected at least one infinity/ model, or INFINITY_API_BASE in the environment")
         self.pools = {
             name: replace(draft.pool, deployments=tuple(draft.servers.found))
             for name, draft in self._drafts.items()
         }
+
+    @property
+    def learns(self) -> bool:
+        """Whether models are learned from servers, so that not all names are known."""
+        return bool(self.servers or self.names)
 
     def _read(self, entry: Value, timeout_s: float | None) -> None:
         params = entry["litellm_params"]
@@ -75,7 +89,12 @@ class Models:
             draft = self._drafts.setdefault(name, draft)
             _agree(draft, entry, facts)
             draft.pool = replace(draft.pool, task=draft.pool.task or task)
-        for base in read_bases(params):
+        found = read_name(entry["discovery"].only(NAME), template)
+        if found and any(str(found) == str(other) and found.path == other.path for other in draft.pool.names):
+            entry["discovery"]["dns"].problem(f"expected each name once, got {found} again")
+        elif found:
+            draft.pool = replace(draft.pool, names=(*draft.pool.names, found))
+        for base in read_bases(params, named=entry["discovery"]["dns"].given):
             draft.servers.add(base, template)
 
 

@@ -90,7 +90,7 @@ class Router:
         if text is None:
             return None
         name, pools = self._aliases.get(text, text), self._models.pools
-        if name in pools or self._models.servers:
+        if name in pools or self._models.learns:
             # Models that are learned have names that are not known yet.
             return name
         if name in self._models.skipped:

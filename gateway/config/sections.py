@@ -11,15 +11,20 @@ from gateway.config.models import Models
 from gateway.config.outside import read_media_hosts, read_tls
 from gateway.config.reader import Notes, Value, nearest
 from gateway.config.router import Router
+from gateway.config.seeing import read_logging
+from gateway.config.servers import NAME
 from gateway.core.settings import (
+    BODIES_MIN,
     AdmissionSettings,
     BatchingSettings,
     CacheSettings,
+    DiscoverySettings,
     DrainSettings,
     EngineSettings,
     HealthSettings,
     KeySettings,
     LimitsSettings,
+    LoggingSettings,
     RetrySettings,
     Secret,
 )
@@ -35,12 +40,10 @@ OpenRoute = Literal["metrics", "docs", "status"]
 OPEN_ROUTES: frozenset[OpenRoute] = frozenset(("metrics", "docs"))
 """Prometheus and people who read come without a key; `status` names addresses."""
 
-_NOT_YET = ("discovery",)
 _GATEWAY = (
     *("batching", "admission", "cache", "health", "limits", "retry", "drain", "default_models"),
     *("rerank_by_embedding", "rerank_documents", "allow_anonymous", "keys", "keys_file", "open_routes"),
-    *("media_hosts", "upstream_tls"),
-    *_NOT_YET,
+    *("media_hosts", "upstream_tls", "logging", "telemetry", "discovery"),
 )
 _DOCUMENTS: tuple[Documents, ...] = ("auto", "string", "object")
 _OPEN_ROUTES: tuple[OpenRoute, ...] = ("metrics", "docs", "status")
@@ -58,7 +61,7 @@ class Config:
     keys: tuple[KeySettings, ...] = ()
     """Those of the file itself, which stay."""
     keys_file: Path | None = None
-    """Where more are, which may change."""
+    """A file with a list of more keys, which is read again when it changes."""
     keys_in_file: tuple[KeySettings, ...] = ()
     """What it held when it was read."""
     open_routes: frozenset[OpenRoute] = OPEN_ROUTES
@@ -67,6 +70,10 @@ class Config:
     """Serve without a key even where others than this machine can call."""
     drain: DrainSettings = field(default_factory=DrainSettings)
     rerank_documents: Documents = "auto"
+    """How `/rerank` echoes documents: `object` as Cohere, `string` as Infinity, `auto` by who asks."""
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    telemetry: bool | None = None
+    """Whether traces are exported; None: where the environment names a receiver for them."""
     warnings: tuple[str, ...] = ()
     """What was read and has no effect, one line each."""
 
@@ -86,9 +93,6 @@ def read_config(top: Value, folder: Path) -> Config:
     if top["include"].given:
         top["include"].problem("other files are not read; put what they hold here")
     gateway = top["gateway"].only(_GATEWAY)
-    for name in _NOT_YET:
-        if gateway[name].raw:
-            gateway[name].problem("this version does not know it yet; leave it out")
     general = top["general_settings"].only(litellm.GENERAL, litellm.GENERAL_IDLE)
     engine = _read_engine(top, gateway, folder)
     master_key = read_callers_key(top.notes, general["master_key"])
@@ -105,6 +109,8 @@ def read_config(top: Value, folder: Path) -> Config:
         allow_anonymous=gateway["allow_anonymous"].flag(),
         drain=_read_record(DrainSettings(), gateway["drain"]),
         rerank_documents=gateway["rerank_documents"].choice(_DOCUMENTS) or "auto",
+        logging=read_logging(gateway["logging"]),
+        telemetry=gateway["telemetry"].flag() if gateway["telemetry"].given else None,
     )
 
 
@@ -140,7 +146,7 @@ def _read_keys_file(
 
 def _warn_of_unknown_models(keys: Value, engine: EngineSettings) -> None:
     known = {pool.name for pool in engine.pools} | engine.router.aliases.keys()
-    if engine.servers or not known:
+    if engine.servers or engine.discovery.names or not known:
         return  # which names there will be is not known yet
     for key in keys.items():
         for model in key["models"].items():
@@ -166,7 +172,8 @@ def _read_engine(top: Value, gateway: Value, folder: Path) -> EngineSettings:
     retries_max = router["num_retries"].otherwise(shared["num_retries"]).number(whole=True, zero=True)
     retry = RetrySettings() if retries_max is None else RetrySettings(int(retries_max))
     timeout_s, request_timeout_s = router["timeout"].number(), shared["request_timeout"].number()
-    models = Models(top["model_list"], timeout_s or request_timeout_s)
+    discovery = gateway["discovery"].only((*NAME, "refresh_s"))
+    models = Models(top["model_list"], discovery, timeout_s or request_timeout_s)
     by_embedding = gateway["rerank_by_embedding"].flag()
     return EngineSettings(
         pools=tuple(models.pools.values()),
@@ -175,6 +182,9 @@ def _read_engine(top: Value, gateway: Value, folder: Path) -> EngineSettings:
         admission=_read_record(AdmissionSettings(), gateway["admission"]),
         cache=_read_record(CacheSettings(), gateway["cache"]),
         health=_read_record(HealthSettings(), gateway["health"]),
+        discovery=DiscoverySettings(
+            discovery["refresh_s"].number() or DiscoverySettings().refresh_s, models.names
+        ),
         retry=_read_record(retry, gateway["retry"]),
         limits=replace(
             _read_limits(timeout_s, gateway["limits"]), media_hosts=read_media_hosts(gateway["media_hosts"])
@@ -197,6 +207,10 @@ def _read_limits(timeout_s: float | None, value: Value) -> LimitsSettings:
     if limits.timeout_s > limits.timeout_s_max:
         value["timeout_s_max"].problem(
             f"expected at least timeout_s, {limits.timeout_s:g}, got {limits.timeout_s_max:g}"
+        )
+    if limits.in_all_bodies_max < (least := BODIES_MIN * limits.body_bytes_max):
+        value["bodies_bytes_max"].problem(
+            f"expected at least {least}, {BODIES_MIN} times body_bytes_max, got {limits.bodies_bytes_max}"
         )
     return limits
 

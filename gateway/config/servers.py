@@ -1,11 +1,19 @@
-"""Where the servers are: an entry's `api_base` or `api_bases`, or INFINITY_API_BASE, as deployments."""
+"""Where the servers are: an entry's `api_base` or `api_bases`, or INFINITY_API_BASE, as deployments; or a
+name, each address of which is one.
+"""
 
 import re
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from gateway.config.reader import Notes, Value
-from gateway.core.settings import DeploymentSettings
+from gateway.core.settings import DeploymentSettings, Family, NameSettings
+
+NAME = ("dns", "scheme", "path", "family")
+"""The words for a name that is looked up."""
+_SCHEMES = ("http", "https")
+_FAMILIES: tuple[Family, ...] = ("any", "ipv4", "ipv6")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 
 
 class Servers:
@@ -33,6 +41,30 @@ class Servers:
         self.found.append(replace(template, name=name, api_base=api_base))
 
 
+def read_name(value: Value, template: DeploymentSettings) -> NameSettings | None:
+    """From `{dns: HOST:PORT}`, with `scheme`, `path` and `family` where they are unusual; None where that is
+    not given, or wrong.
+    """
+    if not value["dns"].given:
+        for key in NAME[1:]:
+            if value[key].given:
+                value[key].problem("expected dns beside it")
+        return None
+    host, _, port = (value["dns"].text("HOST:PORT") or "").strip().rpartition(":")
+    if not _HOST.fullmatch(host) or not port.isdecimal() or not 0 < int(port) < 65536:
+        value["dns"].wrong("HOST:PORT, a name in DNS and the port of each server")
+        return None
+    scheme = value["scheme"].choice(_SCHEMES) or "http"
+    family = value["family"].choice(_FAMILIES) or "any"
+    path = (value["path"].text("a path such as /infinity") or "") if value["path"].given else ""
+    path = path.rstrip("/")
+    if path and not re.fullmatch(r"(/[\w.~%!$&'()*+,;=:@-]+)+", path, re.ASCII):
+        value["path"].wrong("a path such as /infinity")
+        return None
+    api_base = f"{scheme}://{host}:{port}{path}"
+    return NameSettings(host, int(port), replace(template, api_base=api_base), path, family)
+
+
 def servers_of_environment(notes: Notes, timeout_s: float | None = None) -> tuple[DeploymentSettings, ...]:
     """Those of INFINITY_API_BASE, whose models are learned."""
     return servers_at(_environments(notes), timeout_s)
@@ -46,14 +78,16 @@ def servers_at(bases: Value, timeout_s: float | None = None) -> tuple[Deployment
     return tuple(servers.found)
 
 
-def read_bases(params: Value) -> list[Value]:
-    """The addresses in an entry's parameters."""
+def read_bases(params: Value, *, named: bool = False) -> list[Value]:
+    """The addresses in an entry's parameters. `named`: it may have none, since a name stands for servers."""
     one, several = params["api_base"], params["api_bases"]
     if one.given and several.given:
         several.problem("expected api_base or api_bases, got both")
     # LiteLLM's rerank takes the variable, so that its documentation leaves the address out.
-    bases = [one] if one.given else several.items() or _separated(_environments(params.notes))
-    if not bases:
+    bases = [one] if one.given else several.items()
+    if not bases and not named:
+        bases = _separated(_environments(params.notes))
+    if not bases and not named:
         one.problem("expected http://HOST:PORT, got nothing, and INFINITY_API_BASE is not set")
     return bases
 

@@ -12,7 +12,7 @@ import pytest
 from tests.api.waiting import until
 from tests.end_to_end.commands import infinity_gateway
 from tests.end_to_end.configs import entry, written
-from tests.fakes.infinity import FakeInfinity
+from tests.fakes.infinity import FakeInfinity, FakeModel
 from tests.gateway_process import GatewayProcess
 
 NOWHERE = {"INFINITY_API_BASE": "http://127.0.0.1:9"}
@@ -193,6 +193,24 @@ async def test_a_probe_calls_every_server(config_file: Path) -> None:
     assert lines[up.url].startswith("ok: ")
     assert "does not accept our key" in lines[locked.url]
     assert "no connection" in lines[down.url]
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["named", "learned"])
+async def test_a_probe_finds_the_server_with_other_vectors(config_file: Path, learned: bool) -> None:
+    """Of three that call their model by one name, and it is not the first that is right, but most."""
+    models, other = [FakeModel("bert")], [FakeModel("bert", seed="other")]
+    async with FakeInfinity(other) as odd, FakeInfinity(models) as one, FakeInfinity(models) as two:
+        urls = [odd.url, one.url, two.url]
+        content: dict[str, Any] = {"gateway": {}} if learned else {"model_list": [entry("bert", urls)]}
+        environ = {"INFINITY_API_BASE": ",".join(urls)} if learned else {}
+        probed = await infinity_gateway(
+            "check", "--probe", str(written(config_file, content)), environ=environ
+        )
+
+    assert probed.code == 1
+    [failed] = [line for line in probed.out.splitlines() if line.startswith("failed: ")]
+    assert failed.startswith(f"failed: {odd.url} (bert): does not answer a fixed text as ")
+    assert one.url.removeprefix("http://") in failed
 
 
 async def test_a_probe_of_servers_whose_models_are_learned(config_file: Path) -> None:

@@ -60,6 +60,9 @@ app.kubernetes.io/component: infinity
 {{- $bases = concat $bases (list .litellm_params.api_base) (.litellm_params.api_bases | default list) -}}
 {{- end -}}
 {{- $ports := .Values.networkPolicy.serverPorts -}}
+{{- range append (.Values.config.model_list | default list) .Values.config.gateway -}}
+{{- with (.discovery | default dict).dns }}{{ $ports = append $ports (regexFind "[0-9]+$" . | int) }}{{ end -}}
+{{- end -}}
 {{- range $bases -}}
 {{- if and . (hasPrefix "http" .) -}}
 {{- $url := urlParse . -}}
@@ -73,7 +76,7 @@ app.kubernetes.io/component: infinity
 {{- define "gateway.check" -}}
 {{- $gateway := .Values.config.gateway -}}
 {{- $general := .Values.config.general_settings | default dict -}}
-{{- if not (or (include "gateway.servers" .) .Values.config.model_list) -}}
+{{- if not (or (include "gateway.servers" .) .Values.config.model_list ($gateway.discovery | default dict).dns) -}}
 {{- fail "there is nothing to serve: give servers, infinity.enabled=true or config.model_list" -}}
 {{- end -}}
 {{- if and (include "gateway.servers" .) .Values.config.model_list -}}
