@@ -9,33 +9,43 @@ import asyncio
 import ipaddress
 import logging
 import os
+import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from gateway import __version__
 from gateway.api.server import listen, serve
+from gateway.bench.command import add_options as add_bench_options
+from gateway.bench.command import bench
 from gateway.bootstrap import EventLoop, Runtime
 from gateway.config import Config, callers_key, describe, from_environment, load
-from gateway.core.settings import DeploymentSettings, DrainSettings, EngineSettings
+from gateway.core.sameness import Sameness
+from gateway.core.settings import DeploymentSettings, DrainSettings, EngineSettings, NameSettings
 from gateway.embedded import LocalServers, Supervisor, find
 from gateway.errors import ConfigError, StartError
-from gateway.pool import SendError
+from gateway.observability.calls import start_tracing
+from gateway.observability.lines import Lines, on_exception, set_up
+from gateway.observability.logs import say
+from gateway.pool import SendError, ServerFacts
+from gateway.reload import ConfigFile
 from gateway.upstream.infinity import InfinityUpstream
+from gateway.upstream.resolver import look_up
 
-_log = logging.getLogger("gateway")
+_LOOK_UP_S = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
-    # The server's own words at start and end repeat ours.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         if options.command == "check":
             return _check(options.file, options.probe)
+        if options.command == "bench":
+            return _run(bench(options, os.environ))
         return _serve(options.config, options.host, options.port)
     except ConfigError as error:
         for problem in error.problems:
@@ -66,8 +76,17 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_port, default=4000, help="port to listen on (%(default)s); 0 takes any"
     )
     checking = commands.add_parser("check", help="read a configuration and say what would run")
-    checking.add_argument("file", type=Path, metavar="FILE")
+    checking.add_argument("file", type=Path, metavar="FILE", help="the configuration")
     checking.add_argument("--probe", action="store_true", help="call each server, too")
+    add_bench_options(
+        commands.add_parser(
+            "bench",
+            help="load a running gateway or Infinity, or compare the two",
+            description="Send calls to a running gateway or Infinity, whether or not those before have been "
+            "answered, and print throughput and latencies; or compare a server with a gateway before it.",
+            allow_abbrev=False,
+        )
+    )
     return parser
 
 
@@ -87,8 +106,11 @@ def _run(work: Coroutine[None, None, int]) -> int:
 
 def _serve(file: Path | None, host: str, port: int) -> int:
     local: LocalServers | None = None
+    changing: ConfigFile | None = None
     if file is not None:
-        config: Config | None = load(file, os.environ)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it means to read the file again, which is done already
+        changing = ConfigFile(file, os.environ, partial(_check_danger, host))
+        config: Config | None = changing.load()
     else:
         config = from_environment(os.environ)
     if config is None:
@@ -96,17 +118,29 @@ def _serve(file: Path | None, host: str, port: int) -> int:
         # Nobody sends traffic through an ingress to servers that end with us: no grace time.
         engine = EngineSettings(rerank_by_embedding=True)
         config = Config(engine, master_key=callers_key(os.environ), drain=DrainSettings(grace_s=0.0))
-    for warning in config.warnings:
-        _log.warning("%s", warning)
-    if not (_is_loopback(host) or config.keyed or config.allow_anonymous):
-        print(
-            f"--host {host} can be reached from other machines, and no key is set: anybody could call. Set "
-            "general_settings.master_key (or GATEWAY_MASTER_KEY) or gateway.keys, or say that this is meant "
-            "with gateway.allow_anonymous: true.",
-            file=sys.stderr,
-        )
-        return 2
-    return _run(_serving(config, local, host, port))
+    if danger := _danger(host, config):
+        raise StartError(danger)
+    with Lines() as lines:
+        set_up(lines, config.logging)
+        for warning in config.warnings:
+            say(logging.WARNING, "config_warning", warning, warning)
+        return _run(_serving(config, changing, local, host, port, lines))
+
+
+def _danger(host: str, config: Config) -> str:
+    """What forbids to serve callers of `host` so; empty where nothing does."""
+    if _is_loopback(host) or config.keyed or config.allow_anonymous:
+        return ""
+    return (
+        f"--host {host} can be reached from other machines, and no key is set: anybody could call. Set "
+        "general_settings.master_key (or GATEWAY_MASTER_KEY) or gateway.keys, or say that this is meant "
+        "with gateway.allow_anonymous: true."
+    )
+
+
+def _check_danger(host: str, config: Config) -> None:
+    if danger := _danger(host, config):
+        raise ConfigError([danger])
 
 
 def _is_loopback(host: str) -> bool:
@@ -115,27 +149,43 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-async def _serving(config: Config, local: LocalServers | None, host: str, port: int) -> int:
+async def _serving(
+    config: Config,
+    file: ConfigFile | None,
+    local: LocalServers | None,
+    host: str,
+    port: int,
+    lines: Lines,
+) -> int:
+    asyncio.get_running_loop().set_exception_handler(on_exception)
+    say(logging.INFO, "starting", None, f"infinity-gateway {__version__} starts", version=__version__)
+    tracing = start_tracing(config.telemetry, __version__, os.environ)
     listener = listen(host, port)
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     async with AsyncExitStack() as stack:
         failed: Coroutine[None, None, StartError] | None = None
         if local is not None:
-            _log.info("no servers are named: starting %d local Infinity servers", local.count)
-            supervisor = await stack.enter_async_context(Supervisor(local, report=_log.info))
+            _tell(f"no servers are named: starting {local.count} local Infinity servers")
+            supervisor = await stack.enter_async_context(Supervisor(local, report=_tell))
             failed = supervisor.failed()
             servers = tuple(
                 DeploymentSettings(base.removeprefix("http://"), base) for base in supervisor.api_bases
             )
             config = replace(config, engine=replace(config.engine, servers=servers))
-        runtime = Runtime(config)
-        _log.info("listening on %s", url)
+        runtime = Runtime(config, lines, tracing, file)
+        say(logging.INFO, "listening", None, f"listening on {url}", url=url)
         if local is not None:
             announcing = asyncio.create_task(_announce(runtime, url))
             stack.callback(announcing.cancel)
         await serve(runtime, listener, failed)
+    say(logging.INFO, "ended", None, "ended")
     return 0
+
+
+def _tell(text: str) -> None:
+    """Of local servers. No line of what one wrote last may be missing."""
+    say(logging.INFO, "local_server", ("local", text), text)
 
 
 async def _announce(runtime: Runtime, url: str) -> None:
@@ -186,27 +236,74 @@ def _check(file: Path, probe: bool) -> int:
 
 async def _probe(config: Config) -> int:
     """Ask every server what `serve` would ask it; 1 when one of them could not be used."""
-    named = [deployment for pool in config.engine.pools for deployment in pool.deployments]
-    timeout_s = config.engine.health.probe_timeout_s
-    async with InfinityUpstream(config.engine.upstream_tls) as upstream:
+    engine, lines = config.engine, list[str]()
+    timeout_s = engine.health.probe_timeout_s
+    async with InfinityUpstream(engine.upstream_tls) as upstream:
+        found = dict(zip(engine.names, await asyncio.gather(*map(_addresses, engine.names)), strict=True))
+        lines += [f"failed: {name}: {each}" for name, each in found.items() if isinstance(each, str)]
+        pools = {pool.name: [*pool.deployments, *_behind(pool.names, found)] for pool in engine.pools}
+        servers = [*engine.servers, *_behind(engine.discovery.names, found)]
+        lists = await asyncio.gather(*(_tried(upstream.models(each, timeout_s)) for each in servers))
+        for server, models in zip(servers, lists, strict=True):
+            if isinstance(models, SendError):
+                lines.append(f"failed: {_at(server)}: {models}")
+                continue
+            lines.append(f"ok: {_at(server)}: serves {', '.join(models)}")
+            for model in models:
+                pools.setdefault(model, []).append(replace(server, server_model=model))
+        for pool in pools.values():
+            told = await asyncio.gather(*(_tried(upstream.inspect(each, timeout_s)) for each in pool))
+            lines += _compared(dict(zip(pool, told, strict=True)), engine.health.vector_tolerance)
+    print("\n".join(lines))
+    return 1 if any(line.startswith("failed: ") for line in lines) else 0
 
-        async def told(server: DeploymentSettings, learned: bool) -> str:
-            if learned:
-                return "serves " + ", ".join(await upstream.models(server, timeout_s))
-            facts = await upstream.inspect(server, timeout_s)
-            return f"can {', '.join(sorted(facts.capabilities))}; batches of {facts.batch_size}"
 
-        async def line(server: DeploymentSettings, learned: bool) -> tuple[bool, str]:
-            place = f"{server.api_base} ({server.server_model})" if server.server_model else server.api_base
-            try:
-                return True, f"ok: {place}: {await told(server, learned)}"
-            except SendError as error:
-                return False, f"failed: {place}: {error}"
+async def _addresses(name: NameSettings) -> list[str] | str:
+    """Or why there are none."""
+    try:
+        async with asyncio.timeout(_LOOK_UP_S):
+            return await look_up(name.host, name.family)
+    except TimeoutError:
+        return f"the name was not looked up within {_LOOK_UP_S:g} s"
+    except (OSError, UnicodeError):
+        return "the name does not resolve"
 
-        lines = await asyncio.gather(
-            *(line(server, False) for server in named),
-            *(line(server, True) for server in config.engine.servers),
-        )
-    for _, text in lines:
-        print(text)
-    return 0 if all(works for works, _ in lines) else 1
+
+def _behind(
+    names: Sequence[NameSettings], found: Mapping[NameSettings, list[str] | str]
+) -> list[DeploymentSettings]:
+    return [
+        name.deployment(address) for name in names if isinstance(found[name], list) for address in found[name]
+    ]
+
+
+def _at(server: DeploymentSettings) -> str:
+    return f"{server.api_base} at {server.address}" if server.address else server.api_base
+
+
+_Told = TypeVar("_Told")
+
+
+async def _tried(asked: Awaitable[_Told]) -> _Told | SendError:
+    try:
+        return await asked
+    except SendError as error:
+        return error
+
+
+def _compared(told: dict[DeploymentSettings, ServerFacts | SendError], tolerance: float) -> list[str]:
+    """A line for each server of a pool: whether its vectors are those of most."""
+    found = {server.name: facts for server, facts in told.items() if isinstance(facts, ServerFacts)}
+    sameness, lines = Sameness(tolerance), list[str]()
+    for name, facts in found.items():
+        sameness.add(name, facts.samples, found, worked=False)
+    for server, answer in told.items():
+        place = f"{_at(server)} ({server.server_model})" if server.server_model else _at(server)
+        if isinstance(answer, SendError):
+            lines.append(f"failed: {place}: {answer}")
+        elif why := sameness.differs(server.name):
+            lines.append(f"failed: {place}: {why}")
+        else:
+            can = ", ".join(sorted(answer.capabilities))
+            lines.append(f"ok: {place}: can {can}; batches of {answer.batch_size}")
+    return lines

@@ -9,6 +9,7 @@
     │   └── UnknownModel
     ├── TemporaryError             nobody must act: try again later
     │   ├── Overloaded
+    │   ├── BodiesFull
     │   ├── RateLimited
     │   ├── TooManyCalls
     │   ├── Draining
@@ -72,6 +73,10 @@ class TemporaryError(GatewayError):
 
 class Overloaded(TemporaryError):
     """More is waiting than can be answered in time."""
+
+
+class BodiesFull(TemporaryError):
+    """The bodies of other calls take all the memory that bodies may."""
 
 
 class RateLimited(TemporaryError):

@@ -39,6 +39,8 @@ class EmbeddingCall:
     """It may wait behind interactive calls, however small it is."""
     models: tuple[str, ...] = ()
     """Names and patterns (`bge-*`) of the models that may answer it; all when there are none."""
+    trace: object = field(default=None, compare=False, repr=False)
+    """What a listener has put there, to find the call again in the batches that it is part of."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class RerankCall:
     caller: str = ""
     bulk: bool = False
     models: tuple[str, ...] = ()
+    trace: object = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -65,6 +68,7 @@ class ClassifyCall:
     caller: str = ""
     bulk: bool = False
     models: tuple[str, ...] = ()
+    trace: object = field(default=None, compare=False, repr=False)
 
 
 Call = EmbeddingCall | RerankCall | ClassifyCall

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -15,7 +16,7 @@ from gateway import vectors
 from gateway.core.events import CallServed, DeploymentChanged, DeploymentGone, Event, FellBack, Observer
 from gateway.core.lanes import BatchKey, Ticket
 from gateway.core.router import UNNAMED, Router, capability
-from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
+from gateway.core.settings import DeploymentSettings, EngineSettings, NameSettings, Place, PoolSettings
 from gateway.errors import (
     DeadlineExceeded,
     Draining,
@@ -57,6 +58,10 @@ class Directory(Upstream, Protocol):
 
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]: ...
 
+    def forget(self, place: Place) -> None:
+        """A server is not asked any more; what is under way there ends."""
+        ...
+
 
 class Gateway:
     """The engine: pools, and the calls for them. An async context manager; the pools run inside it."""
@@ -78,25 +83,50 @@ class Gateway:
         """Model, capability and what is permitted → the pool that is meant and its fallbacks, as long as no
         pool changes.
         """
-        self._learning: list[asyncio.Task[None]] = []
+        self._found: dict[NameSettings, Sequence[str]] = {}
+        """The addresses of each name, once they are known."""
+        self._learning: dict[str, _Learning] = {}
+        """By the name of the server."""
+        self._told: dict[Place, Sequence[str]] = {}
+        """The models of each server that has told them."""
+        self._learned: set[str] = set()
+        """Pools that are there since a server told of their models."""
+        self._retiring: dict[asyncio.Task[None], Pool] = {}
+        self._places: set[Place] = set()
+        self._tidying: asyncio.Handle | None = None
         self._answered = asyncio.Event()
-        self._untold = {server.name: "has not answered yet" for server in settings.servers}
 
     async def __aenter__(self) -> Self:
-        for settings in self.settings.pools:
-            self._open(settings)
-        self._learning = [asyncio.create_task(self._learn(server)) for server in self.settings.servers]
+        self._settle()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._learning:
+        pools = [*self.pools.values(), *self._retiring.values()]
+        tasks = [*(each.task for each in self._learning.values()), *self._retiring]
+        for task in tasks:
             task.cancel()
-        if self._learning:
-            await asyncio.wait(self._learning)
-        for pool in self.pools.values():
+        if tasks:
+            await asyncio.wait(tasks)
+        for pool in pools:
             await pool.close()
+        if self._tidying:
+            self._tidying.cancel()
+
+    def become(self, settings: EngineSettings) -> None:
+        """By other settings from now on, all at once. Calls that have begun end by those of before; servers
+        that stay keep what is known of them.
+        """
+        self.settings = settings
+        self.router = Router(settings.router)
+        self._found = {name: found for name, found in self._found.items() if name in settings.names}
+        self._settle()
+
+    def find(self, name: NameSettings, addresses: Sequence[str]) -> None:
+        """These are the addresses of a name from now on."""
+        self._found[name] = addresses
+        self._settle()
 
     @property
     def ready(self) -> bool:
@@ -112,8 +142,11 @@ class Gateway:
         kind = type(event)
         if kind is DeploymentChanged or kind is DeploymentGone:
             self._resolved.clear()  # what a server can do is learned just before it is up
-            if isinstance(event, DeploymentChanged) and event.up:
-                self._answered.set()
+            if isinstance(event, DeploymentChanged):
+                if event.up:
+                    self._answered.set()
+            else:
+                self._tidy_soon()
         self.listener(event)
 
     def stats(self) -> list[PoolStats]:
@@ -121,7 +154,11 @@ class Gateway:
 
     def untold(self) -> Mapping[str, str]:
         """Servers that have not told their models yet, and why."""
-        return self._untold
+        untold = {name: each.why for name, each in self._learning.items() if not each.has_told}
+        for name in self.settings.discovery.names:
+            if name not in self._found:
+                untold[str(name)] = "no address is known yet"
+        return untold
 
     def models(self, permitted: Sequence[str] = ()) -> list[ModelCard]:
         """Every name that callers may use, aliases too; those who are permitted only some, only theirs."""
@@ -181,7 +218,7 @@ class Gateway:
         try:
             meant = self.router.resolve(model, needed, able, permitted)
         except UnknownModel as error:
-            if not self._untold:
+            if not self.untold():
                 raise
             # It may be one of theirs. Callers give up on 404, and try again on 503.
             raise NoDeployment(f"{error}, and not every server has told its models yet") from None
@@ -199,38 +236,136 @@ class Gateway:
     def _able(self) -> dict[str, frozenset[str]]:
         return {name: pool.capabilities for name, pool in self.pools.items()}
 
-    def _open(self, settings: PoolSettings) -> Pool:
-        pool = Pool(settings, self.settings, self._upstream, self.observe, self._rng)
-        self.pools[settings.name] = pool
+    def _settle(self) -> None:
+        """Have the pools be as settings, names and servers say now."""
+        settings = self.settings
+        servers = self._at(settings.servers, settings.discovery.names)
+        self._ask(servers)
+        wanted = {
+            pool.name: replace(pool, deployments=self._at(pool.deployments, pool.names))
+            for pool in settings.pools
+        }
+        learned = {
+            model: PoolSettings(model, ()) for each in servers for model in self._told.get(each.place, ())
+        }
+        if self.untold():  # one of which may tell of a model that nobody else has at the moment
+            learned |= {name: PoolSettings(name, ()) for name in self._learned if name not in wanted}
+        self._learned = set(learned)
+        wanted = learned | wanted
+        for server in servers:
+            for model in dict.fromkeys(self._told.get(server.place, ())):
+                pool = wanted[model]
+                wanted[model] = replace(
+                    pool, deployments=(*pool.deployments, replace(server, server_model=model))
+                )
+        for name, known in list(self.pools.items()):
+            if name not in wanted or _serves_another(known.settings, wanted[name]):
+                del self.pools[name]
+                self._retire(known)
+        for name, pool in wanted.items():
+            if there := self.pools.get(name):
+                there.become(pool, settings)
+            else:
+                self.pools[name] = Pool(pool, settings, self._upstream, self.observe, self._rng)
         self._resolved.clear()
-        return pool
+        self._places |= self._used()
+        self._tidy_soon()
 
-    async def _learn(self, server: DeploymentSettings) -> None:
+    def _at(
+        self, deployments: Sequence[DeploymentSettings], names: Sequence[NameSettings]
+    ) -> tuple[DeploymentSettings, ...]:
+        """All of them, and those at the addresses of names; each server once."""
+        found = {each.name: each for each in deployments}
+        for name in names:
+            for address in self._found.get(name, ()):
+                each = name.deployment(address)
+                found.setdefault(each.name, each)
+        return tuple(found.values())
+
+    def _retire(self, pool: Pool) -> None:
+        task = asyncio.get_running_loop().create_task(pool.retire())
+        self._retiring[task] = pool
+        task.add_done_callback(self._retired)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        pool = self._retiring.pop(task)
+        if task.cancelled():
+            return  # This gateway is closing.
+        # One of the same name may have come in its place.
+        model = pool.settings.name
+        there = self.pools[model].deployments if model in self.pools else frozenset[str]()
+        for name in pool.deployments - there:
+            self.observe(DeploymentGone(model, name))
+        self._tidy_soon()
+
+    def _used(self) -> set[Place]:
+        places = {each.settings.place for each in self._learning.values()}
+        return places.union(*(pool.places for pool in (*self.pools.values(), *self._retiring.values())))
+
+    def _tidy_soon(self) -> None:
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_soon(self._tidy)
+
+    def _tidy(self) -> None:
+        """Forget servers that are asked by nobody any more."""
+        self._tidying = None
+        used = self._used()
+        for place in self._places - used:
+            self._told.pop(place, None)
+            self._upstream.forget(place)
+        self._places = used
+
+    def _ask(self, servers: Sequence[DeploymentSettings]) -> None:
+        """Ask those for their models that have not told them, and none else."""
+        wanted = {server.name: server for server in servers}
+        for name, each in list(self._learning.items()):
+            if wanted.get(name) != each.settings:
+                each.task.cancel()
+                del self._learning[name]
+        for name, server in wanted.items():
+            if name not in self._learning:
+                each = self._learning[name] = _Learning(server)
+                each.has_told = server.place in self._told
+                each.task = asyncio.get_running_loop().create_task(self._learn(each))
+
+    async def _learn(self, learning: "_Learning") -> None:
         """Ask a server for its models until it tells, then let it join the pool of each."""
-        health = self.settings.health
-        while True:
+        server = learning.settings
+        while not learning.has_told:
+            # As they are by now.
+            health = self.settings.health
             try:
-                names = await self._upstream.models(server, health.probe_timeout_s)
+                self._told[server.place] = await self._upstream.models(server, health.probe_timeout_s)
+                learning.has_told = True
+                self._settle()
                 break
             except SendError as error:
-                if str(error) != self._untold[server.name]:
-                    self._untold[server.name] = str(error)
+                if str(error) != learning.why:
+                    learning.why = str(error)
                     self.observe(DeploymentChanged("", server.name, up=False, why=str(error)))
             except Exception as error:  # A bug, which must not lose the server.
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": f"asking {server.name} for its models failed", "exception": error}
                 )
             await asyncio.sleep(health.probe_interval_s)
-        for name in dict.fromkeys(names):
-            pool = self.pools.get(name) or self._open(PoolSettings(name, ()))
-            pool.add(_serving(server, name))
-        del self._untold[server.name]
 
 
-def _serving(server: DeploymentSettings, model: str) -> DeploymentSettings:
-    return DeploymentSettings(
-        server.name, server.api_base, model, server.api_key, server.weight, server.timeout_s
-    )
+class _Learning:
+    """A server that is asked for its models."""
+
+    __slots__ = ("has_told", "settings", "task", "why")
+
+    task: asyncio.Task[None]
+
+    def __init__(self, settings: DeploymentSettings) -> None:
+        self.settings = settings
+        self.why = "has not answered yet"
+        self.has_told = False
+
+
+def _serves_another(known: PoolSettings, wanted: PoolSettings) -> bool:
+    """Whether the models differ, and with them the vectors."""
+    return None not in (known.server_model, wanted.server_model) and known.server_model != wanted.server_model
 
 
 def settle(future: "asyncio.Future[_Outcome]", outcome: _Outcome) -> None:
@@ -291,9 +426,12 @@ class Serving:
             self._pool = pool
             try:
                 key, items = _question(call, pool, gateway.settings)
-                self._ticket = pool.ask(
+                ticket = self._ticket = pool.ask(
                     key, items, self._deadline, call.caller, self._answered, bulk=call.bulk
                 )
+                if call.trace is not None:  # what leaves does so in a later turn
+                    ticket.trace = call.trace
+                    pool.is_traced = True
                 return
             except GatewayError as error:
                 if _lasts(error):

@@ -84,7 +84,9 @@ def call_endpoints(runtime: Runtime) -> dict[str, CallEndpoint]:
     openais, natives = Manner(), Manner(native.parse, native.Errors(gateway))
     mounted = {base + path: dialect for base in _NATIVE for path, dialect in infinitys.items()}
     return {
-        path: CallEndpoint(path, dialect, gateway, keys, limits, runtime.observe, manner)
+        path: CallEndpoint(
+            path, dialect, gateway, keys, limits, runtime.bodies, runtime.observe, manner, runtime.calls
+        )
         for manner, group in ((openais, dialects), (natives, mounted))
         for path, dialect in group.items()
     }
@@ -97,7 +99,10 @@ def named_endpoints(runtime: Runtime) -> dict[str, ModelInPath]:
     embeddings = Embeddings(limits)
 
     def endpoint(route: str, dialect: Dialect) -> CallEndpoint:
-        return CallEndpoint(route, dialect, runtime.gateway, keys, limits, runtime.observe)
+        return CallEndpoint(
+            *(route, dialect, runtime.gateway, keys, limits, runtime.bodies, runtime.observe),
+            calls=runtime.calls,
+        )
 
     return {
         f"{base}/{{model:path}}/embeddings": ModelInPath(

@@ -1,5 +1,8 @@
 """Who may call, and how much: a key comes with each request, and the config says what it may.
 
+Where no key is asked for, since only this machine can connect, a page of another site in a browser here still
+could call. What its requests say of hosts gives it away.
+
 Nothing but the key says who calls. The master key is compared in constant time; of the others only digests
 are known, so that to look one up tells nothing of it.
 """
@@ -7,6 +10,10 @@ are known, so that to look one up tells nothing of it.
 import hashlib
 import hmac
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from gateway.config import Config
 from gateway.core.quota import Quota, Quotas
@@ -52,6 +59,44 @@ class Keys:
         if quota is None:
             raise Unauthorized("the key that came with the request is not valid here")
         return quota
+
+
+class Stranger(NamedTuple):
+    """What is answered to a page of another site."""
+
+    status: int
+    reason: str
+    message: str
+
+
+_REMEDY = "without a key only this machine is served; set a key, or gateway.allow_anonymous: true"
+_FOREIGN_HOST = Stranger(
+    421, "foreign_host", f"the header Host must be localhost or a loopback address: {_REMEDY}"
+)
+_FOREIGN_ORIGIN = Stranger(403, "foreign_origin", f"pages of other sites may not call: {_REMEDY}")
+
+
+def stranger_in(headers: Mapping[bytes, bytes]) -> Stranger | None:
+    """What to tell whoever is no program on this machine, nor a page that the gateway itself has served.
+    Programs may leave out both fields; browsers send `Host` always, and `Origin` with each POST.
+    """
+    host = headers.get(b"host", b"")
+    if host and not _is_loopback(host):
+        return _FOREIGN_HOST
+    origin = headers.get(b"origin")
+    if origin is not None and origin.lower().partition(b"://")[2] != host.lower():
+        return _FOREIGN_ORIGIN
+    return None
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(host: bytes) -> bool:
+    """Of `Host`, with a port or without. Names below localhost are this machine's own (RFC 6761)."""
+    name = host.decode("latin-1").lower()
+    name = name[1:].partition("]")[0] if name[:1] == "[" else name.partition(":")[0].removesuffix(".")
+    with suppress(ValueError):
+        return ip_address(name).is_loopback
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def rate_fields(quota: Quota, now: float) -> list[tuple[bytes, bytes]]:

@@ -20,11 +20,13 @@ from gateway.api.errors import CALLER_GONE, Told, tell
 from gateway.api.middleware import REQUEST_ID
 from gateway.api.parsing import parse_json
 from gateway.api.rendering import Exchange, Rendering, Reply
+from gateway.core.admission import SMALL_BODY_BYTES, Bodies
 from gateway.core.events import CallRejected, Observer, RequestEnded
 from gateway.core.quota import Claim
 from gateway.core.settings import LimitsSettings
 from gateway.errors import (
     BadRequest,
+    BodiesFull,
     Draining,
     Forbidden,
     GatewayError,
@@ -33,6 +35,7 @@ from gateway.errors import (
     Unauthorized,
 )
 from gateway.messages import Call, Timings
+from gateway.observability.calls import Calls, Ended, Seen
 from gateway.service import Gateway
 
 _log = logging.getLogger("gateway")
@@ -43,7 +46,7 @@ Dialect = Callable[[dict[str, Any], Mapping[bytes, bytes]], Exchange]
 class Manner(NamedTuple):
     """How a route reads bodies, and how it words what goes wrong."""
 
-    parse: Callable[[bytes | bytearray, int], Any] = parse_json
+    parse: Callable[[bytes | bytearray, LimitsSettings], Any] = parse_json
     tell: Callable[[GatewayError | None, Call | None], Told] = tell
 
 
@@ -54,6 +57,8 @@ _WATCH_AFTER_S = 0.05
 
 _MANY_ITEMS = 256
 """To read a call of more takes long enough: it is queued in a turn of its own."""
+
+_FULL = "the bodies of other calls take all the memory that there is for them; try again later"
 
 _HEAD = (
     b"content-type: application/json\r\n"
@@ -105,17 +110,21 @@ class CallEndpoint:
         gateway: Gateway,
         keys: Keys,
         limits: LimitsSettings,
+        bodies: Bodies,
         observe: Observer,
         manner: Manner = _OPENAI,
+        calls: Calls | None = None,
     ) -> None:
-        self._route = route
-        self.parse, self._tell = manner
+        self.route = route
+        self._parse, self._tell = manner
         self.dialect = dialect
         self.gateway = gateway
         self.keys = keys
         self.body_bytes_max = limits.body_bytes_max
-        self.json_depth_max = limits.json_depth_max
+        self.bodies = bodies
+        self._limits = limits
         self._observe = observe
+        self.calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
@@ -130,7 +139,7 @@ class CallEndpoint:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 body = piece
             await send({"type": "http.response.body", "body": body})
-        self.report(answer, loop.time() - started)
+        self.report(serving, answer, loop.time() - started)
 
     async def _answer_to(self, serving: "_Awaited", receive: Receive) -> Answer:
         if refusal := self.refusal(serving):
@@ -144,11 +153,13 @@ class CallEndpoint:
                 return _stopped(serving)
             if message["type"] != "http.request":
                 return Answer(CALLER_GONE)
-            body += message.get("body", b"")
-            if len(body) > self.body_bytes_max:
-                return self.too_large()
+            chunk = message.get("body", b"")
+            body += chunk
+            if refusal := serving.count(len(chunk)):
+                return refusal
             more = message.get("more_body", False)
         serving.begin(body)
+        del body
         watch = _Watch(receive)
         try:
             await serving.answered
@@ -169,25 +180,52 @@ class CallEndpoint:
             if packed and packed.strip().lower() not in (b"", b"identity"):
                 raise BadRequest("send the body as it is: compressed bodies are not taken")
             length = headers.get(b"content-length", b"")
-            if length.isdigit() and int(length) > self.body_bytes_max:
-                raise TooLarge(f"the body has {int(length)} bytes; at most {self.body_bytes_max} are taken")
+            if length.isdigit():
+                self._check_room(int(length))
         except GatewayError as error:
             return self.refused(error, None)
         except Exception as error:
             return self.failed(serving.request_id, error)
         return None
 
+    def _check_room(self, size: int) -> None:
+        """Raise TooLarge or BodiesFull if a body of so many bytes need not be sent. No room is reserved: who
+        only says that much is coming would keep others away.
+        """
+        if size > self.body_bytes_max:
+            raise TooLarge(f"the body has {size} bytes; at most {self.body_bytes_max} are taken")
+        if size > SMALL_BODY_BYTES and self.bodies.are_too_many(size, size):
+            raise BodiesFull(_FULL)
+
+    def parse(self, body: bytes | bytearray) -> Any:
+        return self._parse(body, self._limits)
+
     def too_large(self) -> Answer:
         """What to answer when more than `body_bytes_max` bytes of a body have come."""
         error = TooLarge(f"the body has more than the {self.body_bytes_max} bytes that are taken")
         return self.refused(error, None)
 
-    def report(self, answer: Answer, duration_s: float) -> None:
+    def report(self, serving: "Serving", answer: Answer, duration_s: float) -> None:
         """Count a request that has ended with `answer`, so long after its head had come."""
-        _, model, timings, _ = answer.reply
+        body, model, timings, more = answer.reply
+        if (seen := serving.seen) and seen.wants(answer.status):
+            seen.end(
+                Ended(
+                    serving.request_id.decode(),
+                    answer.status,
+                    model,
+                    serving.claim.quota.key.name if serving.claim else "",
+                    answer.items,
+                    duration_s,
+                    timings.queue_s,
+                    timings.upstream_s,
+                    serving.body_bytes,
+                    len(body) + sum(map(len, more)),
+                )
+            )
         self._observe(
             RequestEnded(
-                self._route,
+                self.route,
                 model,
                 answer.status,
                 duration_s,
@@ -199,7 +237,13 @@ class CallEndpoint:
 
     def failed(self, request_id: bytes, error: BaseException) -> Answer:
         """What to answer to a bug of ours."""
-        _log.error("internal error on %s, request %s", self._route, request_id.decode(), exc_info=error)
+        request = request_id.decode()
+        _log.error(
+            "internal error on %s, request %s",
+            *(self.route, request),
+            exc_info=error,
+            extra={"event": "bug", "fields": {"route": self.route, "request_id": request}},
+        )
         status, body, headers = self._tell(None, None)
         return Answer(status, Reply(body, "", Timings()), headers=headers)
 
@@ -209,7 +253,8 @@ class CallEndpoint:
         model = self.gateway.label(exchange.call.model) if exchange else ""
         items = exchange.items if exchange else 0
         status, body, headers = self._tell(error, exchange.call if exchange else None)
-        return Answer(status, Reply(body, model, Timings()), items, headers, isinstance(error, TooLarge))
+        unread = isinstance(error, TooLarge | BodiesFull)
+        return Answer(status, Reply(body, model, Timings()), items, headers, unread)
 
 
 class Serving:
@@ -217,25 +262,48 @@ class Serving:
     the answer `gone` or `stopped`, and ends it with that.
     """
 
-    __slots__ = ("_call", "_exchange", "claim", "ended", "endpoint", "headers", "request_id")
+    __slots__ = (
+        "_call",
+        "_exchange",
+        "body_bytes",
+        "claim",
+        "ended",
+        "endpoint",
+        "headers",
+        "request_id",
+        "seen",
+    )
 
     def __init__(self, endpoint: CallEndpoint, headers: Mapping[bytes, bytes], request_id: bytes) -> None:
         self.endpoint = endpoint
         self.headers = headers
         self.request_id = request_id
         self.ended = False
+        self.body_bytes = 0
+        """What of its body has come."""
         self.claim: Claim | None = None
         """What it has of the quota of its caller's key, if that is a named one."""
         self._exchange: Exchange | None = None
         self._call: service.Serving | None = None
+        calls = endpoint.calls
+        self.seen: Seen | None = calls.begin(endpoint.route, headers) if calls else None
+
+    def count(self, size: int) -> Answer | None:
+        """So many more bytes of its body have come. What to answer where they are too many."""
+        endpoint, bodies = self.endpoint, self.endpoint.bodies
+        self.body_bytes = whole = self.body_bytes + size
+        bodies.held += size
+        if whole > endpoint.body_bytes_max:
+            return endpoint.too_large()
+        if bodies.are_too_many(whole):
+            return endpoint.refused(BodiesFull(_FULL), None)
+        return None
 
     def begin(self, body: bytes | bytearray) -> None:
         """Its body is whole. It may end at once."""
         endpoint, headers = self.endpoint, self.headers
         try:
-            exchange = self._exchange = endpoint.dialect(
-                endpoint.parse(body, endpoint.json_depth_max), headers
-            )
+            exchange = self._exchange = endpoint.dialect(endpoint.parse(body), headers)
             call = exchange.call
             if not _WISHES.isdisjoint(headers):
                 call.timeout_s = _timeout_of(headers)
@@ -244,6 +312,8 @@ class Serving:
                 self._limit(self.claim, exchange)
             else:
                 call.caller = endpoint.keys.caller(headers)
+            if self.seen:
+                self.seen.read(call)
             if exchange.items > _MANY_ITEMS:
                 asyncio.get_running_loop().call_soon(self._ask, call)
             else:
@@ -283,6 +353,7 @@ class Serving:
         """This comes of it, unless it has ended."""
         if not self.ended:
             self.ended = True
+            self.endpoint.bodies.held -= self.body_bytes
             self._exchange = self._call = None  # as long as its connection is idle, somebody may hold it
             if self.claim:
                 answer = self._settle(self.claim, answer)
@@ -303,6 +374,8 @@ class Serving:
         if isinstance(outcome, Exception):
             self.end(self._wrong(outcome))
         elif exchange := self._exchange:
+            if self.seen:
+                self.seen.tokens = outcome.tokens
             self._render(exchange, exchange.render(outcome, self.request_id))
 
     def _render(self, exchange: Exchange, rendering: Rendering) -> None:

@@ -9,6 +9,7 @@ import orjson
 from gateway.errors import (
     BadAnswer,
     BadRequest,
+    BodiesFull,
     DeadlineExceeded,
     Draining,
     Forbidden,
@@ -34,6 +35,7 @@ STATUS: Mapping[type[GatewayError], tuple[int, str, str]] = {
     TooLarge: (413, "invalid_request_error", "body_too_large"),
     # 429, not 503: ingresses take a pod that answers 5xx out of service, and the load moves to the others.
     Overloaded: (429, "rate_limit_error", "overloaded"),
+    BodiesFull: (429, "rate_limit_error", "overloaded"),
     RateLimited: (429, "rate_limit_error", "rate_limit_exceeded"),
     TooManyCalls: (429, "rate_limit_error", "too_many_calls"),
     ServerFailed: (502, "api_error", "server_failed"),

@@ -11,7 +11,7 @@ import orjson
 from gateway.api.errors import Told, headers_of, status_of
 from gateway.api.infinity import Classified
 from gateway.api.openai import Embedded
-from gateway.api.parsing import check_depth, is_medium
+from gateway.api.parsing import check_depth, check_parts, is_medium
 from gateway.api.rendering import Rendering, Reply, envelope, usage
 from gateway.api.validation import Fields, Problem, invalid, problem
 from gateway.core.router import UNNAMED
@@ -38,16 +38,17 @@ _ECHOED_BYTES_MAX = 256 * 1024
 _TAG_WORDS = ", ".join(f"'{tag}'" for tag in _TAGS)
 
 
-def parse(body: bytes | bytearray, depth_max: int) -> Any:
+def parse(body: bytes | bytearray, limits: LimitsSettings) -> Any:
     """A body as Python's own JSON reads it, which takes more than the standard: NaN, UTF-16, lone surrogates.
 
     Raises BadRequest that says where it breaks, if that can be said.
     """
     if not body:
         raise invalid([problem("missing", ("body",), "Field required", None)])
+    check_parts(body, limits.json_parts_max)
     value = _parsed(body)
     if isinstance(value, dict | list):
-        check_depth(value, body, depth_max)
+        check_depth(value, body, limits.json_depth_max)
     return value
 
 

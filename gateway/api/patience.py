@@ -20,8 +20,11 @@ class Patience:
     counts."""
 
     def __init__(self, shortest_s: float) -> None:
-        self._interval_s = min(_INTERVAL_S_MAX, shortest_s / 4)
+        self.become(shortest_s)
         self._timer: asyncio.TimerHandle | None = None
+
+    def become(self, shortest_s: float) -> None:
+        self._interval_s = min(_INTERVAL_S_MAX, shortest_s / 4)
 
     def watch(self, connections: Collection[Watched], loop: asyncio.AbstractEventLoop) -> None:
         """`connections` is asked each time for those that are there by then."""

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from gateway.api.auth import stranger_in
 from gateway.api.drain import Drain
 from gateway.api.endpoint import CLOSE, Answer, CallEndpoint, Serving
 from gateway.api.errors import error_body
@@ -24,9 +25,10 @@ from gateway.api.patience import Patience, Watched
 from gateway.core.events import CallRejected, Observer
 from gateway.core.settings import LimitsSettings
 
-_LINGER_S, _LINGER_BYTES = 2.0, 16 * 1024 * 1024
-"""For so long, and so many bytes, what a caller goes on sending after a refusal is read: closed at once, the
-connection would be reset, and the refusal lost on its way."""
+_LINGER_S, _LINGER_S_MAX, _LINGER_BYTES = 2.0, 30.0, 64 * 1024 * 1024
+"""For so long, or longer while more comes, and so many bytes beyond what a request may have, what a caller
+goes on sending after a refusal is read: closed at once, the connection would be reset, and the refusal lost
+on its way."""
 
 _IDLE, _HEAD, _BODY, _ANSWER, _OVER = range(5)
 """What a connection waits for: nothing, the rest of a head or a body, our answer, its own end."""
@@ -43,7 +45,9 @@ _TRAILERS = Trailers()
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. `calls` are the endpoints by their paths."""
+    """One connection. `calls` are the endpoints by their paths. `neighbours_only`: no key is asked for, since
+    only this machine can connect, so that pages of other sites in a browser here are kept out.
+    """
 
     cycle: Any
     """The latest request, as uvicorn has it or on the direct way; None before the first."""
@@ -60,15 +64,14 @@ class Protocol(HttpToolsProtocol):
         limits: LimitsSettings,
         patience: Patience,
         observe: Observer,
+        neighbours_only: bool = False,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.become(limits, neighbours_only=neighbours_only)
         self.drain = drain
         self.deaf = False
         """It has been refused, and what still comes is not read."""
         self._calls = calls
-        self._limits = limits
-        self._received_max = limits.header_bytes_max + 2 * limits.body_bytes_max
-        """A body itself is counted elsewhere; what is said around its chunks, and behind them, is not."""
         self._patience = patience
         self._observe = observe
         self._stage = _HEAD
@@ -92,6 +95,14 @@ class Protocol(HttpToolsProtocol):
         """The head of a request that the parser has just given up, as it is to be read again."""
         self._given: list[tuple[bytes, bytes]] = []
         self._given_lines = b""
+
+    def become(self, limits: LimitsSettings, *, neighbours_only: bool) -> None:
+        """By these limits from now on."""
+        self._limits = limits
+        self._neighbours_only = neighbours_only
+        self._received_max = limits.header_bytes_max + 2 * limits.body_bytes_max
+        """A body itself is counted elsewhere; what is said around its chunks, and behind them, is not."""
+        self.timeout_keep_alive = cast("int", limits.keep_alive_s)  # only ever compared
 
     def data_received(self, data: bytes) -> None:
         self._read = len(data)
@@ -145,12 +156,20 @@ class Protocol(HttpToolsProtocol):
     def _is_unanswered(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def close_behind(self) -> None:
+        """End the connection behind an answer of uvicorn's."""
+        if self._stage == _BODY:
+            self.linger()
+        else:
+            self.transport.close()
+
     def linger(self) -> None:
         """End the connection behind what was written last. What still comes is thrown away."""
         self.deaf = True
         if self.pipeline:
             self.transport.close()  # uvicorn's cycle before these would still write
         else:
+            self.flow.resume_reading()
             self.transport.write_eof()
 
     # Limits
@@ -176,7 +195,9 @@ class Protocol(HttpToolsProtocol):
             self._observe(CallRejected("unread"))
             transport.abort()
         elif over:
-            if lasted_s >= _LINGER_S and not self._unread:
+            before, self._seen_received = self._seen_received, self._received
+            sends = self._received > before
+            if lasted_s >= (_LINGER_S_MAX if sends else _LINGER_S) and not self._unread:
                 transport.abort()
         elif self._stage == _IDLE:
             if lasted_s >= self.timeout_keep_alive:
@@ -239,6 +260,9 @@ class Protocol(HttpToolsProtocol):
             return
         endpoint = self._calls.get(self.url)
         headers = dict(self.headers)
+        if self._neighbours_only and (stranger := stranger_in(headers)):
+            self._end_with(*stranger)
+            return
         expected = headers.get(b"expect")
         self.expect_100_continue = expected is not None and expected.lower() == b"100-continue"
         if (
@@ -262,6 +286,7 @@ class Protocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # the scope holds this list
         super().on_headers_complete()
+        self.cycle.transport = _Lingering(self)
         self.headers = _TRAILERS
 
     def _check_head(self) -> None:
@@ -359,6 +384,18 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+class _Lingering:
+    """The transport, as uvicorn's cycle uses it: to close it while a body still comes is to linger."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        self._protocol.close_behind()
+
+
 class _Call(Serving):
     """A call on the direct way. It is what uvicorn's protocol finds where it keeps the cycle of a request
     and what its server finds among the tasks, so it has what those two touch.
@@ -384,14 +421,14 @@ class _Call(Serving):
     def on_body(self, chunk: bytes) -> None:
         if self.ended:
             return
-        if not self._body:
+        if refusal := self.count(len(chunk)):
+            self.end(refusal)
+        elif not self._body:
             self._body = chunk
         elif type(self._body) is bytearray:
             self._body += chunk
         else:
             self._body = bytearray(self._body) + chunk
-        if len(self._body) > self.endpoint.body_bytes_max:
-            self.end(self.endpoint.too_large())
 
     def serve(self) -> None:
         """The body is whole."""
@@ -436,5 +473,5 @@ class _Call(Serving):
                 protocol.linger()
             elif closes:
                 transport.close()
-        self.endpoint.report(answer, protocol.loop.time() - self._started)
+        self.endpoint.report(self, answer, protocol.loop.time() - self._started)
         protocol.on_response_complete()

@@ -20,16 +20,17 @@ from types import FrameType
 from typing import cast
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from gateway.api.app import call_endpoints, create_app
 from gateway.api.drain import Drain
+from gateway.api.endpoint import CallEndpoint
 from gateway.api.patience import Patience
 from gateway.api.protocol import Protocol
 from gateway.bootstrap import Runtime
-from gateway.core.settings import DrainSettings
+from gateway.core.settings import LimitsSettings
 from gateway.errors import StartError
-
-_log = logging.getLogger("gateway")
+from gateway.observability.logs import say
 
 _GC_THRESHOLD = 20_000
 """New containers between two collections. A call makes some, and frees them itself when it ends."""
@@ -38,10 +39,6 @@ _ACCEPTS_A_TURN = 16
 """libuv accepts one connection from a listener in a turn of the loop, and under load a turn lasts for many
 milliseconds: a thousand callers who come at once would wait for seconds. So it gets more listeners, all of
 one socket."""
-
-_KEEP_ALIVE_S = (
-    75  # longer than nginx keeps a connection (60), so that it is never we who close it under a call
-)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,34 +64,42 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, drain: Drain, settings: DrainSettings) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, runtime: Runtime) -> None:
         super().__init__(config)
         self._drain = drain
-        self._settings = settings
+        self._runtime = runtime
         self._ending: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Handle signals in the event loop, and leave the exit code to us."""
         loop = asyncio.get_running_loop()
-        handled = (signal.SIGTERM, signal.SIGINT)
+        handled: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
         for number in handled:
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        if self._runtime.reloads:
+            loop.add_signal_handler(signal.SIGHUP, self._runtime.reload)
+            handled += (signal.SIGHUP,)
         try:
             yield
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)
+            if self._runtime.reloads:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else it would end what still has to end itself
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         if self.should_exit:
             self.force_exit = True
             return
-        grace_s = self._settings.grace_s if sig == signal.SIGTERM and not self._drain.draining else 0.0
+        settings = self._runtime.config.drain
+        grace_s = settings.grace_s if sig == signal.SIGTERM and not self._drain.draining else 0.0
         if grace_s:
-            _log.info("ending: readiness fails, everything is served for another %g s", grace_s)
+            message = f"ending: readiness fails, everything is served for another {grace_s:g} s"
         else:
-            _log.info("ending: no new connections, calls under way have %g s", self._settings.in_flight_s_max)
+            seconds = settings.in_flight_s_max
+            message = f"ending: no new connections, calls under way have {seconds:g} s"
+        say(logging.INFO, "draining", None, message)
         self._drain.draining = True
         if self._ending:
             self._ending.cancel()
@@ -104,6 +109,77 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+class _Front:
+    """What callers meet: endpoints and limits of the configuration that counts. Calls that have begun keep
+    theirs, connections do not.
+    """
+
+    def __init__(self, runtime: Runtime, drain: Drain) -> None:
+        self._runtime = runtime
+        self._drain = drain
+        self._calls: dict[bytes, CallEndpoint] = {}
+        self._patience = Patience(self._shortest_s)
+        self._protocol = partial(
+            Protocol,
+            calls=self._calls,
+            drain=drain,
+            limits=self._limits,
+            patience=self._patience,
+            observe=runtime.observe,
+            neighbours_only=self._neighbours_only,
+        )
+        self._make()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def uvicorn_config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            self,
+            http=cast("type[asyncio.Protocol]", self._protocol),  # it is only ever called
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # whoever says who calls is not believed
+            timeout_graceful_shutdown=self._in_flight_s_max,
+        )
+
+    def become(self, server: uvicorn.Server) -> None:
+        """As the configuration is by now."""
+        self._make()
+        self._patience.become(self._shortest_s)
+        server.config.timeout_graceful_shutdown = self._in_flight_s_max
+        self._protocol.keywords.update(limits=self._limits, neighbours_only=self._neighbours_only)
+        for connection in server.server_state.connections:
+            if isinstance(connection, Protocol):
+                connection.become(self._limits, neighbours_only=self._neighbours_only)
+
+    def _make(self) -> None:
+        calls = call_endpoints(self._runtime)
+        self._app = create_app(self._runtime, self._drain, calls)
+        self._calls.clear()  # each connection has this very mapping
+        self._calls.update((path.encode(), call) for path, call in calls.items())
+
+    @property
+    def _limits(self) -> LimitsSettings:
+        return self._runtime.config.engine.limits
+
+    @property
+    def _neighbours_only(self) -> bool:
+        return not (self._runtime.config.keyed or self._runtime.config.allow_anonymous)
+
+    @property
+    def _shortest_s(self) -> float:
+        limits = self._limits
+        return min(limits.keep_alive_s, limits.head_s_max, limits.body_grace_s, limits.unread_s_max)
+
+    @property
+    def _in_flight_s_max(self) -> int:
+        return max(1, round(self._runtime.config.drain.in_flight_s_max))
+
+
 async def serve(
     runtime: Runtime, listener: socket.socket, failed: Coroutine[None, None, StartError] | None = None
 ) -> None:
@@ -111,29 +187,10 @@ async def serve(
     with contextlib.suppress(OSError, ValueError):  # each connection is an open file
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    drain, settings = Drain(), runtime.config.drain
-    calls = call_endpoints(runtime)
-    limits = runtime.config.engine.limits
-    protocol = partial(
-        Protocol,
-        calls={path.encode(): call for path, call in calls.items()},
-        drain=drain,
-        limits=limits,
-        patience=Patience(min(_KEEP_ALIVE_S, limits.head_s_max, limits.body_grace_s, limits.unread_s_max)),
-        observe=runtime.observe,
-    )
-    config = uvicorn.Config(
-        create_app(runtime, drain, calls),
-        http=cast("type[asyncio.Protocol]", protocol),  # it is only ever called
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.in_flight_s_max)),
-    )
-    server = _Server(config, drain, settings)
+    drain = Drain()
+    front = _Front(runtime, drain)
+    server = _Server(front.uvicorn_config(), drain, runtime)
+    runtime.on_change.append(lambda: front.become(server))
     # What is here now stays. Without it each collection would walk through it all, many times a second.
     gc.collect()
     gc.freeze()

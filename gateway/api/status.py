@@ -5,7 +5,6 @@ between. Nothing is kept here for who looks on.
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -30,8 +29,6 @@ class Status:
     def __init__(self, runtime: Runtime, drain: Drain) -> None:
         self._runtime = runtime
         self._drain = drain
-        self._id = os.urandom(6).hex()
-        """Several gateways may take turns in answering at one address, and one that is new counts anew."""
 
     def render(self) -> bytes:
         """Call it in the event loop."""
@@ -40,7 +37,8 @@ class Status:
             {
                 "ready": gateway.ready,
                 "gateway": {
-                    "id": self._id,
+                    # Several gateways may take turns in answering at one address, and a new one counts anew.
+                    "id": self._runtime.id,
                     "host": socket.gethostname(),
                     "version": __version__,
                     "draining": self._drain.draining,

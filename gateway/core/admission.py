@@ -9,6 +9,9 @@ from gateway.core.service_time import Shape
 from gateway.core.settings import AdmissionSettings, BatchingSettings
 from gateway.errors import Overloaded
 
+SMALL_BODY_BYTES = 64 * 1024
+_FOR_SMALL = 0.125
+"""Of what all bodies may take, the part that large ones leave to small ones."""
 _LOOK_EVERY_S = 0.1
 _MEMORY = 0.95
 _BYTES_A_TOKEN = 4
@@ -32,6 +35,10 @@ class Admission:
         self.held_items = 0
         self.held_bytes = 0
 
+    def become(self, settings: AdmissionSettings) -> None:
+        """By other bounds from now on; what is held stays."""
+        self._settings = settings
+
     def admit(self, items: int, size: int) -> None:
         """Count `items` items of `size` bytes together as held.
 
@@ -49,6 +56,27 @@ class Admission:
         self.held_items -= items
         self.held_bytes -= size
         assert self.held_items >= 0 <= self.held_bytes
+
+
+class Bodies:
+    """Bytes of the bodies of all calls, from when they come until their calls are answered."""
+
+    __slots__ = ("_most", "_most_of_large", "held")
+
+    def __init__(self, most: int) -> None:
+        self.become(most)
+        self.held = 0
+
+    def become(self, most: int) -> None:
+        """So many from now on; what is held stays."""
+        self._most = most
+        self._most_of_large = most - int(_FOR_SMALL * most)
+
+    def are_too_many(self, size: int, more: int = 0) -> bool:
+        """Whether there is no room for one of `size` bytes, of which `more` are not counted yet. A part is
+        kept for small ones.
+        """
+        return self.held + more > (self._most if size <= SMALL_BODY_BYTES else self._most_of_large)
 
 
 class Forecast:
@@ -70,8 +98,7 @@ class Forecast:
         backlog: Backlog,
         deployments: Iterable[Deployment],
     ) -> None:
-        self._share_max = settings.deadline_share_max
-        self._tokens_max = batching.tokens_max
+        self.become(settings, batching)
         self._backlog = backlog
         self._deployments = deployments
         # Of the last batches that left while more waited.
@@ -85,6 +112,11 @@ class Forecast:
         """How many they are, in servers of the mean speed; 0 when no speed is known."""
         self._item_s = self._token_s = self._fixed_s = 0.0
         """What an item and a token cost such a server, and what each call waits beside that."""
+
+    def become(self, settings: AdmissionSettings, batching: BatchingSettings) -> None:
+        """By other settings from now on; what is known stays."""
+        self._share_max = settings.deadline_share_max
+        self._tokens_max = batching.tokens_max
 
     def on_batch(self, shape: Shape, tokens: int) -> None:
         """A batch of so many tokens, without padding, has left while more waits."""

@@ -37,7 +37,10 @@ _STALLED_TIMES = 3.0
 """A deployment owes an answer for too long after so many times the 99th percentile, and a second."""
 _LATE_TIMES = 3.0
 """What counts as that percentile, in expected times, while too few answers are known."""
-_CANARY_TIMES, _CANARY_S_MIN = 5.0, 4.0
+_CANARY_TIMES, _CANARY_S_MIN = 8.0, 4.0
+_LONGER_MAX = 3.0
+"""So many times as long as any other probe a canary may take behind our own work."""
+_PATIENCE = 4.0
 _HEDGE_QUANTILE = 0.95
 
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -55,8 +58,8 @@ class Deployment:
 
     __slots__ = (
         "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_suspect",
-        "_work_s", "health", "in_flight_max", "items", "lateness", "name", "passed_over", "rank", "service",
-        "sharing", "weight",
+        "_work_s", "health", "in_flight_max", "items", "lateness", "name", "passed_over", "patience", "rank",
+        "service", "sharing", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +69,7 @@ class Deployment:
         self.health = health
         self.service = ServiceTime()
         self.lateness = Lateness()
-        self.in_flight_max = in_flight_max or _IN_FLIGHT_MAX
+        self.limit_to(in_flight_max)
         self.weight = weight
         self.items = 0
         self._permits: dict[Permit, None] = {}
@@ -87,8 +90,14 @@ class Deployment:
         """How fast it was when nobody else used it, if that is known."""
         self.passed_over = False
         """It stands idle though there is work, since others look so much faster."""
+        self.patience = 1.0
+        """So many times as long it may be silent, since it was taken for dead and had only been slow."""
         self._suspect: Permit | None = None
         """The batch under way that may be what killed another."""
+
+    def limit_to(self, in_flight_max: int | None) -> None:
+        """Most batches under way from now on; None: as many as keep it busy."""
+        self.in_flight_max = in_flight_max or _IN_FLIGHT_MAX
 
     @property
     def batches(self) -> int:
@@ -130,8 +139,12 @@ class Deployment:
         """`closed` while it gets work, `open` while it does not, `half_open` while it has to prove itself."""
         if not self.health.is_up:
             return "open"
-        proven = self.health.takes_work and not (self.is_new and self.health.outages)
-        return "closed" if proven else "half_open"
+        return "closed" if self.health.takes_work and self.is_proven else "half_open"
+
+    @property
+    def is_proven(self) -> bool:
+        """It has never gone down, or has answered some since."""
+        return not (self.is_new and self.health.outages)
 
     @property
     def has_suspect(self) -> bool:
@@ -147,11 +160,20 @@ class Deployment:
         return now - max(first.sent, self.health.answered_at) > max(_STALLED_S, times * first.expected_s)
 
     def canary_s(self, most: float) -> float:
-        """How long a single short item may take, whatever else is under way; at most `most`."""
+        """How long a single short item may take: `most` as a rule, and longer behind much work of ours."""
         if self.is_new or self.sharing.is_shared:
-            return most
+            return self.patience * most
         expected_s = self._work_s + self.service.work_s(_TYPICAL) + self.service.latency_s
-        return min(most, max(_CANARY_S_MIN, _CANARY_TIMES * expected_s))
+        return self.patience * min(_LONGER_MAX * most, max(_CANARY_S_MIN, _CANARY_TIMES * expected_s))
+
+    def on_hang(self) -> None:
+        """It did not answer a canary. If it comes back and had not ended, it was slow: more patience then, or
+        it would be taken out and back for as long as it is."""
+        self.patience = _PATIENCE
+
+    def on_end(self) -> None:
+        """It has ended, so that it was dead."""
+        self.patience = 1.0
 
     def is_late(self, permit: "Permit", now: float) -> bool:
         """Whether a batch under way takes longer than 95 of 100."""

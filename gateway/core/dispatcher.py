@@ -16,6 +16,8 @@ from gateway.core.service_time import Shape
 from gateway.errors import DeadlineExceeded
 
 _LOOK_AGAIN_S = 0.05
+_ALIVE_S = 0.1
+"""A server that has answered so lately is taken to live."""
 _TYPICAL_TOKENS = 24
 """Of one item, where a batch is not made yet."""
 
@@ -30,11 +32,23 @@ class Departure(NamedTuple):
 class Dispatcher:
     """Decides for one pool. Times are those of the caller's clock, in seconds."""
 
-    def __init__(self, lanes: Lanes, balancer: Balancer, give_up: Callable[[Batch], None]) -> None:
-        """`give_up` gets a batch that failed and that no other deployment is left for."""
+    def __init__(
+        self,
+        lanes: Lanes,
+        balancer: Balancer,
+        give_up: Callable[[Batch], None],
+        may_try: Callable[[Batch], bool] = lambda _: True,
+        check: Callable[[Deployment], None] = lambda _: None,
+    ) -> None:
+        """`give_up` gets a batch that failed and that no other deployment is left for. `may_try` says
+        whether a suspect may be sent now. `check` has a deployment asked whether it lives, since a suspect
+        may go there.
+        """
         self._lanes = lanes
         self._balancer = balancer
         self._give_up = give_up
+        self._may_try = may_try
+        self._check = check
         self._again: deque[Batch] = deque()
         """Batches that failed and wait for another deployment. They go before what is new."""
         self.wakes_at = math.inf
@@ -112,8 +126,9 @@ class Dispatcher:
                 continue
             if rooms is None:
                 rooms = balancer.rooms(now, full=True)
-            # Two suspects at one server, and nobody could tell which of them has killed it.
-            able = [d for d in rooms if d.name not in batch.avoid and not (batch.suspect and d.has_suspect)]
+            able = [d for d in rooms if d.name not in batch.avoid]
+            if batch.suspect:
+                able = self._able_to_try(batch, able, now)
             if deployment := balancer.pick(able, batch.shape(), now) if able else None:
                 leaving.append(_departure(batch, deployment, now))
                 rooms = None
@@ -121,6 +136,17 @@ class Dispatcher:
                 self._again.append(batch)
             else:
                 self._give_up(batch)
+
+    def _able_to_try(self, suspect: Batch, able: list[Deployment], now: float) -> list[Deployment]:
+        """Those that live for certain and have no other suspect: else nobody could tell what killed them."""
+        able = [d for d in able if not d.has_suspect]
+        if not able or not self._may_try(suspect):
+            return []
+        alive = [d for d in able if d.health.has_answered_since(now - _ALIVE_S)]
+        if not alive:
+            for deployment in able:
+                self._check(deployment)
+        return alive
 
     def _room_at(self, now: float, *, passed_over: bool) -> float:
         """When a deployment will have room, or what waits is ripe; and soon, when one that has room was

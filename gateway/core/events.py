@@ -88,6 +88,15 @@ class CallRejected(NamedTuple):
     reason: str
 
 
+class InputRefused(NamedTuple):
+    """An input that made servers fail is refused for a while."""
+
+    model: str
+    fingerprint: str
+    """Hexadecimal; it tells nothing of the input but whether another is the same."""
+    seconds: float
+
+
 class KeysRead(NamedTuple):
     """The file of keys was read, at the start or since it has changed."""
 
@@ -95,6 +104,40 @@ class KeysRead(NamedTuple):
     keys: int
     problem: str = ""
     """Why it cannot be used; the keys of before stay."""
+
+
+class ConfigRead(NamedTuple):
+    """The configuration was read again."""
+
+    path: str
+    problems: tuple[str, ...] = ()
+    """Why it cannot be used; that of before stays."""
+    fixed: tuple[str, ...] = ()
+    """Settings that differ and need a restart; those of before stay."""
+    changed: bool = True
+
+
+class AddressesFound(NamedTuple):
+    """A name has other addresses than before."""
+
+    name: str
+    addresses: int
+    come: tuple[str, ...]
+    gone: tuple[str, ...]
+
+
+class LookUpFailed(NamedTuple):
+    """A name could not be looked up; the addresses of before stay."""
+
+    name: str
+    addresses: int
+    why: str
+
+
+class NameGone(NamedTuple):
+    """A name is not looked up any more."""
+
+    name: str
 
 
 class DeploymentChanged(NamedTuple):
@@ -127,7 +170,12 @@ Event = (
     | CacheUsed
     | FellBack
     | CallRejected
+    | InputRefused
     | KeysRead
+    | ConfigRead
+    | AddressesFound
+    | LookUpFailed
+    | NameGone
     | DeploymentChanged
     | DeploymentGone
     | VectorsReplaced

@@ -10,6 +10,7 @@ the next probe is due. One that gives cause for doubt is put on hold: it stays u
 answers anything.
 """
 
+import math
 from enum import Enum
 
 from gateway.core.settings import HealthSettings
@@ -28,6 +29,7 @@ class Health:
     another state, or another reason for not being up."""
 
     __slots__ = (
+        "_failed_at",
         "_failures",
         "_settings",
         "_since",
@@ -38,6 +40,7 @@ class Health:
         "is_full",
         "is_up",
         "outages",
+        "proven_at",
         "state",
         "takes_work",
         "why",
@@ -46,8 +49,11 @@ class Health:
     def __init__(self, settings: HealthSettings, now: float) -> None:
         self._settings = settings
         self._failures = 0
+        self._failed_at = -math.inf
         self._suspect = False
         self._up_since = self.answered_at = now
+        self.proven_at = -math.inf
+        """The latest that anything was asked which it has answered: since then it lives, or was well."""
         self._since = now - settings.probe_interval_s  # a new deployment is probed at once
         self.state = State.STARTING
         self.is_up = False
@@ -59,6 +65,10 @@ class Health:
         """It is down because it takes no work, and said so."""
         self.outages = 0
         self.why = "has not answered yet"
+
+    def become(self, settings: HealthSettings) -> None:
+        """By other settings from now on; the state stays."""
+        self._settings = settings
 
     def probe_at(self) -> float:
         """When to ask the deployment next, unless it answers of itself before."""
@@ -83,16 +93,21 @@ class Health:
     def has_answered_since(self, time: float) -> bool:
         return self.answered_at > time
 
-    def on_answer(self, now: float) -> None:
+    def on_answer(self, now: float, asked: float = -math.inf) -> None:
         """A batch was answered. Alone it does not end DOWN: what answers now may have been asked long ago."""
+        self.proven_at = max(self.proven_at, asked)
         self._failures = 0
         self._suspect = False
         self.takes_work = self.is_up
         self._since = self.answered_at = now
 
-    def on_probe_answer(self, now: float) -> bool:
-        """A probe was answered."""
-        self.on_answer(now)
+    def on_probe_answer(self, now: float, asked: float = -math.inf) -> bool:
+        """A probe was answered. What fails on calls may answer probes all the same: that forgives old
+        failures alone."""
+        lately = self.is_up and now < self._failed_at + self._settings.silent_s_max
+        failures = self._failures if lately else 0
+        self.on_answer(now, asked)
+        self._failures = failures
         if not self.is_up:
             self._up_since = now
         return self._move_to(State.UP, "answers")
@@ -123,7 +138,7 @@ class Health:
             return False
         self._failures += 1
         self._suspect = False
-        self._since = now
+        self._since = self._failed_at = now
         if self.state is State.STARTING:
             return self._move_to(State.STARTING, why)
         if self.state is State.UP and not refused:

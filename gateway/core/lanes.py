@@ -63,6 +63,7 @@ class Ticket:
         "on_end",
         "queued",
         "tokens",
+        "trace",
         "upstream_s",
     )  # fmt: skip
 
@@ -97,6 +98,8 @@ class Ticket:
         self.tokens = 0
         self.ended = False
         self.error: GatewayError | None = None
+        self.trace: object = None
+        """Its call's."""
         self.on_end: Callable[[Ticket], None] = _ignore
         self._next = 0
 
@@ -154,7 +157,10 @@ def _ignore(_: Ticket) -> None:
 class Entry:
     """One item to be answered, for one ticket or for several that ask the same."""
 
-    __slots__ = ("_sweep_at", "account", "claims", "early", "lane", "text", "tokens", "waits")
+    __slots__ = (
+        "_sweep_at", "account", "avoid", "claims", "copies", "early", "lane", "over", "text", "tokens",
+        "waits",
+    )  # fmt: skip
 
     def __init__(
         self, lane: "Lane", text: str, tokens: int, ticket: Ticket, position: int, account: Account
@@ -170,6 +176,12 @@ class Entry:
         """Who asks: tickets, and the item's place in each."""
         self.early = 0
         """How many of them asked before it was sent; the others joined it under way."""
+        self.over = False
+        """It is answered or given up."""
+        self.copies = 0
+        """Other batches that hold it as well: whichever is answered first, counts."""
+        self.avoid: tuple[str, ...] = ()
+        """Deployments where a copy has failed."""
         self._sweep_at = 32
 
     def join(self, ticket: Ticket, position: int) -> None:
@@ -199,6 +211,8 @@ class Entry:
 
     def put(self, value: Value, tokens: int, upstream_s: float) -> None:
         """Its answer, to all who ask. Each is charged what it would be alone."""
+        if self.over:
+            return
         self.done()
         for ticket, position in self.claims:
             ticket.upstream_s = upstream_s
@@ -206,33 +220,34 @@ class Entry:
 
     def fail(self, error: GatewayError) -> None:
         """End all who ask with `error`."""
+        if self.over:
+            return
         self.done()
         for ticket, _ in self.claims:
             ticket.fail(error)
 
     def done(self) -> None:
         """It is answered or given up: who asks the same from now on asks anew."""
+        self.over = True
         self.lane.close(self)
 
 
 class Batch:
     """Entries that go to a server together: a request for each batch key. A retry is the same batch again."""
 
-    __slots__ = ("avoid", "entries", "hedged", "lost", "suspect", "tries", "twin")
+    __slots__ = ("avoid", "entries", "hedged", "is_hedge", "suspect", "tries")
 
     def __init__(self, entries: list[Entry], avoid: tuple[str, ...] = (), *, suspect: bool = False) -> None:
         self.entries = entries
         self.avoid = avoid
         """Deployments that have failed on it."""
         self.suspect = suspect
-        """It is one item, which a server had when it died."""
+        """It is one item, alone, since a server has died of it or may have."""
         self.tries = 0
-        self.twin: Batch | None = None
-        """The same entries under way at another deployment as well: whichever is answered first, counts."""
         self.hedged = False
-        """It has or had one."""
-        self.lost = False
-        """It does not count any more: the other is answered, or is left alone with its entries."""
+        """Other batches may hold its entries as well."""
+        self.is_hedge = False
+        """It is one of those others."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -274,26 +289,34 @@ class Batch:
 
     def drop_ended(self) -> None:
         """Leave out what nobody waits for any more."""
-        ended = [entry for entry in self.entries if not entry.live]
+        ended = [entry for entry in self.entries if entry.over or not entry.live]
         if ended:
             for entry in ended:
                 entry.done()
-            self.entries = [entry for entry in self.entries if entry.live]
+            self.entries = [entry for entry in self.entries if not entry.over]
 
-    def hedge(self) -> "Batch":
-        """Its twin."""
-        twin = Batch(self.entries, self.avoid)
-        twin.tries = self.tries
-        self.hedged = twin.hedged = True
-        self.twin, twin.twin = twin, self
-        return twin
+    def hedges(self, deployment: str) -> "list[Batch]":
+        """Its entries once more, each alone, for others than the `deployment` where it is under way. So none
+        of them is ever at more than two servers, and at the second it can be told from all else."""
+        self.hedged = True
+        parts = self.singly()
+        for part in parts:
+            part.avoid = (*self.avoid, deployment)
+            part.hedged = part.is_hedge = True
+            part.entries[0].copies += 1
+        return parts
 
-    def lose(self) -> None:
-        """Leave its entries to its twin."""
-        twin, self.twin = self.twin, None
-        if twin:
-            twin.twin = None
-        self.lost = True
+    def leave(self, deployment: str) -> None:
+        """It has failed there: leave what other batches hold to these."""
+        kept = []
+        for entry in self.entries:
+            entry.avoid = (*entry.avoid, deployment)
+            if entry.copies:
+                entry.copies -= 1
+            elif not entry.over:
+                kept.append(entry)
+                self.avoid = (*self.avoid, *entry.avoid)
+        self.entries = kept
 
     def singly(self) -> "list[Batch]":
         """Each entry alone, as a suspect."""
@@ -444,8 +467,7 @@ class Lanes:
         """Entries that wait: equal items count once."""
         self.backlog = Backlog()
         """The same by class and caller."""
-        self._tokens_max = min(tokens_max, LONGEST[-1])
-        self._wait_s_max = wait_s_max
+        self.become(tokens_max, wait_s_max)
         self._param_sets_max = param_sets_max
         self._lanes: dict[BatchKey, Lane] = {}
         self._param_sets: Counter[bytes] = Counter()
@@ -458,6 +480,11 @@ class Lanes:
 
     def __repr__(self) -> str:
         return f"<Lanes: {self.waiting} entries wait, {len(self._lanes)} lanes>"
+
+    def become(self, tokens_max: int, wait_s_max: float) -> None:
+        """By other settings from now on; what waits keeps its place."""
+        self._tokens_max = min(tokens_max, LONGEST[-1])
+        self._wait_s_max = wait_s_max
 
     @property
     def items(self) -> int:

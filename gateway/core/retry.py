@@ -47,6 +47,10 @@ class RetryBudget:
         self._sent: deque[float] = deque()
         self._retried: deque[float] = deque()
 
+    def become(self, settings: RetrySettings) -> None:
+        """Another budget from now on; what was taken stays so."""
+        self._settings = settings
+
     def on_batch(self, now: float) -> None:
         self._sent.append(now)
         self._forget(self._sent, now)
@@ -80,6 +84,9 @@ class HedgeBudget:
     def __init__(self, settings: RetrySettings) -> None:
         self._ratio = settings.hedge_ratio
         self._saved = 0.0
+
+    def become(self, settings: RetrySettings) -> None:
+        self._ratio = settings.hedge_ratio
 
     def on_batch(self) -> None:
         self._saved = min(self._saved + self._ratio, self._SAVED_MAX)

@@ -70,10 +70,14 @@ class Sameness:
     __slots__ = ("_reference", "_samples", "_tolerance")
 
     def __init__(self, tolerance: float) -> None:
-        self._tolerance = tolerance
+        self.become(tolerance)
         self._samples: dict[str, Samples] = {}
         """The last of each deployment."""
         self._reference: Samples = ()
+
+    def become(self, tolerance: float) -> None:
+        """Another tolerance from now on, of which the next comparisons know."""
+        self._tolerance = tolerance
 
     def add(self, name: str, samples: Samples, members: Collection[str], *, worked: bool) -> bool:
         """`name`, one of the `members`, has answered so; whether what all are held against is another now.

@@ -50,7 +50,9 @@ class Member:
         while True:
             due = self.state.health.probe_at()
             if self.state.health.is_up:
-                due = min(due, self._compared_at + health.compare_every_s)
+                proven = self.state.is_proven or self.state.batches
+                every_s = health.compare_every_s if proven else health.probe_interval_s
+                due = min(due, self._compared_at + every_s)
             if due <= loop.time():
                 on_probed(self, await self._probe(upstream, health, differs))
                 continue
@@ -70,14 +72,13 @@ class Member:
         health = self.state.health
         asked, was_up = loop.time(), health.is_up
         try:
-            was_silent, self._compared_at = health.probe_at() <= asked, asked
+            self._compared_at = asked
             answers_as_before = False
             if was_up and self.facts:
                 answer = await upstream.send(
                     self.settings, _canary(self.facts), self.state.canary_s(timeout_s)
                 )
-                if was_silent:
-                    self.state.on_canary(asked, loop.time())
+                self.state.on_canary(asked, loop.time())
                 answers_as_before = _distance(self.facts, answer) <= settings.vector_tolerance
             if not answers_as_before:  # It is new, or another than it was.
                 facts = await upstream.inspect(self.settings, timeout_s)
@@ -97,6 +98,10 @@ class Member:
             # requests until its queue is full.
             full = error.failure is Failure.OVERLOADED
             self.hangs = health.is_up and error.failure is Failure.TIMEOUT
+            if self.hangs:
+                self.state.on_hang()
+            elif error.failure in (Failure.REFUSED, Failure.DISCONNECTED):
+                self.state.on_end()
             # A single item that is not answered in all that time says as much as a refused connection.
             return health.on_failure(loop.time(), str(error), refused=not full, full=full)
         except Exception as error:  # A bug, which must not end the watch: nobody else would take it back.
@@ -104,7 +109,7 @@ class Member:
             return health.on_failure(loop.time(), "internal error")
         if was_up and not health.is_up:
             return False
-        return health.on_probe_answer(loop.time())
+        return health.on_probe_answer(loop.time(), asked)
 
 
 def _canary(facts: ServerFacts) -> Request:

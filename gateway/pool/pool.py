@@ -24,6 +24,7 @@ from gateway.core.events import (
     DeploymentChanged,
     DeploymentGone,
     Hedged,
+    InputRefused,
     ItemsShared,
     Observer,
     VectorsReplaced,
@@ -33,7 +34,7 @@ from gateway.core.lanes import Batch, BatchKey, Lanes, Ticket
 from gateway.core.quarantine import REFUSED_S, Quarantine, Verdict
 from gateway.core.retry import FREE, KILLS, Failure, HedgeBudget, RetryBudget
 from gateway.core.sameness import Sameness
-from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
+from gateway.core.settings import DeploymentSettings, EngineSettings, Place, PoolSettings
 from gateway.core.usage import share_out
 from gateway.deadlines import Deadlines
 from gateway.errors import (
@@ -57,6 +58,9 @@ that about it, so it is only asked whether it still answers."""
 
 _ITEMS_A_TURN = 512
 """Of one call; to queue so many takes about a millisecond."""
+
+_SPARED_S = 30.0
+"""How long a deployment that is to go still works while no other is up."""
 
 _PASSED_OVER_S = 1.0
 _LOOK_S = 1 / 32
@@ -114,12 +118,16 @@ class Pool:
         self._forecast = Forecast(engine.admission, engine.batching, self._lanes.backlog, self._balancer)
         self._budget = RetryBudget(engine.retry)
         self._hedges = HedgeBudget(engine.retry)
-        self._quarantine = Quarantine()
+        self._quarantine = Quarantine(self._on_refused)
         self._sameness = Sameness(engine.health.vector_tolerance)
         self._members: dict[str, Member] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._spared: dict[str, asyncio.TimerHandle] = {}
+        """Deployments that go as soon as another is up, and at the latest then."""
+        self._retired: asyncio.Event | None = None
+        """Nobody asks any more; set when all calls have ended."""
         self._tickets: set[Ticket] = set()
-        self._dispatcher = Dispatcher(self._lanes, self._balancer, self._strand)
+        self._dispatcher = Dispatcher(self._lanes, self._balancer, self._strand, self._may_try, self._check)
         self._under_way: dict[asyncio.Future[Answer], tuple[_Flight, Batch]] = {}
         self._deadlines = Deadlines(self._loop, self._expire)
         self._dispatching: asyncio.Handle | None = None
@@ -127,6 +135,8 @@ class Pool:
         self._looking: asyncio.TimerHandle | None = None
         self._wakes_at = math.inf
         self._closed = False
+        self.is_traced = False
+        """Some call has had a trace, and more may have."""
         self._sent_at = -math.inf
         """When the last batch left."""
         self._others = self._loop.create_task(
@@ -188,10 +198,13 @@ class Pool:
         )
         self._balancer.add(state)
         member = self._members[settings.name] = Member(settings, state)
+        self._watch(member)
+
+    def _watch(self, member: Member) -> None:
         watch = self._loop.create_task(
             member.watch(self._upstream, self._engine.health, self._differs, self._on_probed)
         )
-        self._watches[settings.name] = watch
+        self._watches[member.settings.name] = watch
         watch.add_done_callback(self._watched)
 
     def _watched(self, watch: asyncio.Task[None]) -> None:
@@ -204,6 +217,8 @@ class Pool:
     def remove(self, name: str) -> None:
         """A deployment goes: it gets no more work; what is under way there ends."""
         del self._members[name]
+        if spared := self._spared.pop(name, None):
+            spared.cancel()
         self._balancer.remove(name)
         self._quarantine.on_gone(name)
         self._watches.pop(name).cancel()
@@ -212,9 +227,86 @@ class Pool:
         self._observe(DeploymentGone(self.settings.name, name))
         self._after_loss()
 
+    @property
+    def deployments(self) -> frozenset[str]:
+        """Their names."""
+        return frozenset(self._members)
+
+    @property
+    def places(self) -> set[Place]:
+        """Where its deployments are."""
+        return {member.settings.place for member in self._members.values()}
+
+    def become(self, settings: PoolSettings, engine: EngineSettings) -> None:
+        """By other settings from now on. Deployments join or leave; those that stay keep what is known of
+        them, and what is under way ends as it began. The model that they serve is the same.
+        """
+        before, self.settings, self._engine = self._engine, settings, engine
+        if engine is not before:
+            self._tune(engine, before)
+        wanted = {deployment.name: deployment for deployment in settings.deployments}
+        for name, deployment in wanted.items():
+            if spared := self._spared.pop(name, None):
+                spared.cancel()
+            member = self._members.get(name)
+            if member is None:
+                self.add(deployment)
+            elif member.settings != deployment:
+                self._change(member, deployment)
+        for name in self._members.keys() - wanted.keys() - self._spared.keys():
+            self._spared[name] = self._loop.call_later(_SPARED_S, self.remove, name)
+        self._part()
+
+    def _tune(self, engine: EngineSettings, before: EngineSettings) -> None:
+        batching = engine.batching
+        self._lanes.become(batching.tokens_max, batching.wait_s_max)
+        self._learn()
+        self._admission.become(engine.admission)
+        self._forecast.become(engine.admission, batching)
+        self._budget.become(engine.retry)
+        self._hedges.become(engine.retry)
+        self._sameness.become(engine.health.vector_tolerance)
+        if engine.cache != before.cache:
+            self._cache = Cache(engine.cache) if engine.cache.bytes_max else None
+        for member in self._members.values():
+            member.state.limit_to(batching.in_flight_max)
+            if engine.health != before.health:
+                member.state.health.become(engine.health)
+                self._watches[member.settings.name].cancel()
+                self._watch(member)
+
+    def _change(self, member: Member, settings: DeploymentSettings) -> None:
+        """The same server by other settings."""
+        before, member.settings = member.settings, settings
+        member.state.weight = settings.weight
+        if (before.place, before.api_key) != (settings.place, settings.api_key):
+            member.state.health.suspect()  # it may answer otherwise to these
+            member.nudge()
+
+    def _part(self) -> None:
+        """Let go who is to: at once where others work, or where it does not work itself."""
+        if self._closed or not self._spared:
+            return
+        members = self._members
+        others_up = any(
+            member.state.health.is_up for name, member in members.items() if name not in self._spared
+        )
+        for name in list(self._spared):
+            if others_up or not members[name].state.health.is_up:
+                self.remove(name)
+
+    async def retire(self) -> None:
+        """Nobody asks any more: close once all calls have ended."""
+        self._retired = asyncio.Event()
+        if self._tickets:
+            await self._retired.wait()
+        await self.close()
+
     async def close(self) -> None:
         """End everything: callers that still wait get Draining."""
         self._closed = True
+        for spared in self._spared.values():
+            spared.cancel()
         ending: set[asyncio.Future[Any]] = {self._others, *self._watches.values(), *self._under_way}
         for each in ending:
             each.cancel()
@@ -322,6 +414,8 @@ class Pool:
         assert isinstance(ticket, _Asked)
         self._deadlines.discard(ticket, ticket.due)
         self._tickets.discard(ticket)
+        if self._retired and not self._tickets:
+            self._retired.set()
         self._lanes.forget(ticket)
         self._admission.release(len(ticket.items), ticket.size)
         if ticket.missing and ticket.error is None:
@@ -365,7 +459,7 @@ class Pool:
             for batch, permit in departures:
                 self._forecast.on_batch(permit.shape, sum([entry.tokens for entry in batch.entries]))
         for batch, permit in departures:
-            if self._quarantine and not batch.suspect:
+            if self._quarantine:
                 self._single_out(batch)
             self._send(batch, permit)
         self._wake_at(dispatcher.wakes_at)
@@ -385,18 +479,30 @@ class Pool:
         self._dispatch()
 
     def _single_out(self, batch: Batch) -> None:
-        """Have what a server had when it died sent by itself."""
-        now = self._loop.time()
-        suspects = [
-            entry
-            for entry in batch.entries
-            if self._quarantine.verdict(entry.lane.key, entry.text, now) is Verdict.SUSPECTED
-        ]
+        """Have what a server had when it died sent by itself, and what is refused by now not at all."""
+        now, suspects, others = self._loop.time(), [], []
+        for entry in batch.entries:
+            verdict = self._quarantine.verdict(entry.lane.key, entry.text, now)
+            if verdict is Verdict.REFUSED:
+                entry.fail(_killer(entry.lane.key))
+            elif verdict is Verdict.SUSPECTED and not batch.suspect:
+                suspects.append(entry)
+            else:
+                others.append(entry)
+        batch.entries = others
         if suspects:
-            batch.entries = [entry for entry in batch.entries if entry not in suspects]
             for part in Batch(suspects, batch.avoid).singly():
                 self._dispatcher.again(part)
             self._schedule()
+
+    def _may_try(self, suspect: Batch) -> bool:
+        entry = suspect.entries[0]
+        return self._quarantine.may_try(entry.lane.key, entry.text, self._loop.time())
+
+    def _check(self, deployment: Deployment) -> None:
+        """Ask it whether it lives."""
+        deployment.health.suspect()
+        self._members[deployment.name].nudge()
 
     def _send(self, batch: Batch, permit: Permit) -> None:
         requests = batch.requests()
@@ -426,6 +532,12 @@ class Pool:
         timeout_s = max(0.001, min(member.settings.timeout_s, batch.deadline - now))
         key = batch.entries[0].lane.key
         request = Request(key, [entry.text for entry in batch.entries], member.facts.encoding)
+        if batch.suspect:
+            self._quarantine.begin_trial(key, request.items[0])
+            request = request._replace(fresh=True)
+        if self.is_traced:
+            traces = [ticket.trace for ticket in batch.tickets() if ticket.trace is not None]
+            request = request._replace(traces=traces)
         answer: asyncio.Future[Answer]
         try:
             answer = asyncio.ensure_future(  # noqa: TID251 - this pool owns it
@@ -451,6 +563,8 @@ class Pool:
         self._under_way.pop(answer, None)
         now = self._loop.time()
         member = flight.member
+        if batch.suspect:
+            self._quarantine.end_trial(batch.entries[0].lane.key, batch.entries[0].text)
         tells = False  # whether the time that it took is the server's own
         try:
             error = (flight.lost if answer.cancelled() else answer.exception()) or None
@@ -461,13 +575,12 @@ class Pool:
             else:
                 found = answer.result()
                 tells = True
-                member.state.health.on_answer(now)
-                if not batch.lost:
-                    self._split(batch, found, now - started)  # first of all, since callers wait
+                member.state.health.on_answer(now, started)
+                came_first = not (batch.is_hedge and batch.entries[0].over)
+                self._split(batch, found, now - started)  # first of all, since callers wait
                 self._report(batch, member, None, now - started)
-                if batch.twin:
-                    batch.twin.lose()
-                    self._observe(Hedged(self.settings.name, "won" if flight.is_hedge else "lost"))
+                if batch.is_hedge:
+                    self._observe(Hedged(self.settings.name, "won" if came_first else "lost"))
                 if self._quarantine:
                     self._on_harmless(batch, member, now)
         except asyncio.CancelledError:
@@ -496,15 +609,11 @@ class Pool:
         failure = error.failure
         suspicious = failure in KILLS or error.may_be_input
         if suspicious or failure is Failure.TIMEOUT:
-            self._suspect(batch, member, error, now)
-        if twin := batch.twin:
-            twin.avoid = (*twin.avoid, member.settings.name)
-            batch.lose()
-        elif batch.hedged and not batch.lost:
-            batch.hedged = False
+            self._suspect(batch, member, error, started)
+        if batch.is_hedge:
             self._observe(Hedged(self.settings.name, "failed"))
-        if batch.lost:
-            batch.entries = []
+        if batch.hedged:
+            batch.leave(member.settings.name)
         to_blame = len(batch) == 1 or len(batch.tickets()) == 1
         batch.drop_ended()
         if failure is Failure.REJECTED:
@@ -523,10 +632,10 @@ class Pool:
         self._doubt(member, error, started, timeout_s)
         if not batch.entries:
             return
-        if suspicious and batch.suspect:
-            # A second server has failed on it, alone. Whoever asks again is told that it is refused.
-            _fail(batch, self._given_up(failure))
-            return
+        if suspicious:
+            self._spare(batch, failure)
+            if not batch.entries:
+                return
         batch.tries += failure not in FREE
         batch.avoid = (*batch.avoid, member.settings.name)
         if self._balancer.up_besides(batch.avoid) and self._budget.allows(failure, batch.tries, now):
@@ -536,6 +645,18 @@ class Pool:
         else:
             self._give_up(batch, failure)
 
+    def _spare(self, batch: Batch, failure: Failure) -> None:
+        """Give up what a second server has failed on: a third must not. Whoever asks again is told that it is
+        refused."""
+        quarantine, left = self._quarantine, []
+        for entry in batch.entries:
+            first = not (batch.suspect and not batch.is_hedge)
+            if first and quarantine.deaths(entry.lane.key, entry.text) < 2:
+                left.append(entry)
+            else:
+                entry.fail(self._given_up(failure))
+        batch.entries = left
+
     def _doubt(self, member: Member, error: SendError, started: float, timeout_s: float) -> None:
         """What a failure says of the server."""
         health, failure = member.state.health, error.failure
@@ -543,34 +664,43 @@ class Pool:
             health.hold()
         elif failure is Failure.TIMEOUT and _hurried(timeout_s, member):
             health.suspect()
+        elif failure is Failure.TIMEOUT and health.has_answered_since(started):
+            health.suspect()  # It is slow, and does what it can.
         elif failure is not Failure.HUNG:  # of which it went down
             news = health.on_failure(
                 self._loop.time(),
                 str(error),
-                refused=failure is Failure.REFUSED,
+                refused=failure is Failure.REFUSED or error.is_gone,
                 asked=started,
                 may_eject=self._balancer.may_eject(),
             )
             self._on_health(member, news)
+            if failure is Failure.DISCONNECTED:
+                health.hold()  # It may have been restarted, as another.
         member.nudge()
 
-    def _suspect(self, batch: Batch, member: Member, error: SendError, now: float) -> None:
+    def _suspect(self, batch: Batch, member: Member, error: SendError, started: float) -> None:
         """What a failure says of the input."""
-        quarantine, name = self._quarantine, member.settings.name
+        quarantine, name, now = self._quarantine, member.settings.name, self._loop.time()
         for entry in batch.entries:
             key, text = entry.lane.key, entry.text
             if error.failure is Failure.TIMEOUT:
-                quarantine.on_silence(name, key, text, batch.suspect)
+                if member.state.health.proven_at <= started:
+                    quarantine.on_silence(name, key, text, started)
             elif error.failure in KILLS:
-                quarantine.on_death(name, key, text, batch.suspect, now)
+                quarantine.on_death(name, key, text, now)
             else:
                 quarantine.on_error(name, key, text, batch.suspect, now)
+
+    def _on_refused(self, print_: bytes) -> None:
+        """An input is refused from now on."""
+        self._observe(InputRefused(self.settings.name, print_.hex(), REFUSED_S))
 
     def _on_harmless(self, batch: Batch, member: Member, now: float) -> None:
         """A server has answered, so what it had was not what kills servers."""
         for entry in batch.entries:
             self._quarantine.on_answer(entry.lane.key, entry.text)
-        self._quarantine.on_alive(member.settings.name, now)
+        self._quarantine.on_alive(member.settings.name, member.state.health.proven_at, now)
 
     # What takes too long
 
@@ -595,18 +725,15 @@ class Pool:
         elif idle:
             for flight, batch in list(self._under_way.values()):
                 if idle and not batch.hedged and not batch.suspect and flight.is_late(now):
-                    self._hedge(batch, idle, now)
+                    self._hedge(batch, flight.member.settings.name, idle)
 
-    def _hedge(self, batch: Batch, idle: list[Deployment], now: float) -> None:
-        """Send `batch` to one of `idle` as well, which it leaves then."""
-        rooms = [d for d in idle if d.name not in batch.avoid]
-        deployment = self._balancer.pick(rooms, batch.shape(), now) if rooms else None
-        if deployment is None or not self._hedges.take():
-            return
-        idle.remove(deployment)
-        permit = Permit(deployment, batch.shape(), now)
-        flight = _Flight(permit, self._members[deployment.name], 1, is_hedge=True)
-        self._start(flight, batch.hedge())
+    def _hedge(self, batch: Batch, deployment: str, idle: list[Deployment]) -> None:
+        """Have what is late at `deployment` sent to others as well, of which some are `idle`."""
+        if any(d.name not in batch.avoid for d in idle) and self._hedges.take():
+            for hedge in batch.hedges(deployment):
+                self._dispatcher.again(hedge)
+            idle.pop()
+            self._schedule()
 
     def _abandon(self, member: Member) -> None:
         """It does not answer any more: what is under way there is to be tried elsewhere."""
@@ -622,7 +749,7 @@ class Pool:
                 late = [claim for claim in entry.claims[entry.early :] if not claim[0].ended]
                 if late:
                     del entry.claims[entry.early :]
-                    entry.done()
+                    entry.fail(self._given_up(failure))
                     self._lanes.again(entry, late)
         _fail(batch, self._given_up(failure))
 
@@ -674,8 +801,8 @@ class Pool:
 
     def _on_probed(self, member: Member, news: bool) -> None:
         self._learn()
-        if self._quarantine and member.state.health.takes_work:
-            self._quarantine.on_alive(member.settings.name, self._loop.time())
+        if self._quarantine:
+            self._quarantine.on_alive(member.settings.name, member.state.health.proven_at, self._loop.time())
         self._on_health(member, news)
         if member.hangs:
             member.hangs = False
@@ -712,6 +839,8 @@ class Pool:
         if not news or self._members.get(member.settings.name) is not member:
             return
         health = member.state.health
+        if self._spared:
+            self._loop.call_soon(self._part)
         self._observe(DeploymentChanged(self.settings.name, member.settings.name, health.is_up, health.why))
         if health.is_up:
             member.state.restart(self._loop.time())
@@ -758,11 +887,10 @@ class _Asked(Ticket):
 class _Flight:
     """A batch under way to `member`, in one request or in several, under one permit."""
 
-    __slots__ = ("_permit", "_tells", "_under_way", "is_hedge", "lost", "member")
+    __slots__ = ("_permit", "_tells", "_under_way", "lost", "member")
 
-    def __init__(self, permit: Permit, member: Member, requests: int, *, is_hedge: bool = False) -> None:
+    def __init__(self, permit: Permit, member: Member, requests: int) -> None:
         self.member = member
-        self.is_hedge = is_hedge
         self.lost: SendError | None = None
         """Why its requests were cancelled."""
         self._permit = permit
@@ -793,7 +921,7 @@ def _killer(key: BatchKey) -> BadRequest:
     what, param = ("a document", "documents") if key.task is Task.RERANK else ("an input", "input")
     minutes = f"{REFUSED_S / 60:g} minutes"
     return BadRequest(
-        f"{what} of this call made two servers fail; it is not sent again for {minutes}", param=param
+        f"{what} of this call made two servers fail; it is not sent again for up to {minutes}", param=param
     )
 
 

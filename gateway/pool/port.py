@@ -1,6 +1,6 @@
 """The servers, as a pool needs them: what it sends, what comes back, and how that fails."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -40,6 +40,12 @@ class Request(NamedTuple):
     key: BatchKey
     items: list[str]
     encoding: Encoding
+    traces: Sequence[object] = ()
+    """Those of the calls in it that have one."""
+    head: bytes = b""
+    """Header lines to send with it, each with its line end."""
+    fresh: bool = False
+    """Over a connection of its own, and once whatever becomes of it: it may be what breaks them."""
 
 
 class Answer(NamedTuple):
@@ -53,10 +59,18 @@ class SendError(Exception):
     """A batch or a probe failed. `str(error)` may be logged; only for `REJECTED` is it shown to callers."""
 
     def __init__(
-        self, failure: Failure, message: str, *, reason: str = "", may_be_input: bool = False
+        self,
+        failure: Failure,
+        message: str,
+        *,
+        reason: str = "",
+        may_be_input: bool = False,
+        is_gone: bool = False,
     ) -> None:
         super().__init__(message)
         self.failure = failure
+        self.is_gone = is_gone
+        """Nothing listens there any more."""
         self.may_be_input = may_be_input
         """The server's own error, which something in the batch may have caused."""
         self.reason = reason or failure.value

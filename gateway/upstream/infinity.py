@@ -12,13 +12,13 @@ import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.core.retry import Failure
-from gateway.core.settings import DeploymentSettings, Secret, TlsSettings
+from gateway.core.settings import DeploymentSettings, Place, Secret, TlsSettings
 from gateway.messages import Task
 from gateway.pool import Answer, Encoding, Request, SendError, ServerFacts
 from gateway.pool.samples import LONG, SHORT, sample_of, trial_key
 from gateway.upstream import codec, wire
-from gateway.upstream.resolver import Place, Resolver
-from gateway.upstream.target import USER_AGENT, Target
+from gateway.upstream.resolver import Endpoint, Resolver
+from gateway.upstream.target import USER_AGENT, Origin, Target
 from gateway.upstream.tls import Tls
 from gateway.vectors import floats
 
@@ -54,9 +54,9 @@ class InfinityUpstream:
         self._tls = Tls(tls)
         self._wire: wire.Client
         self._session: aiohttp.ClientSession
-        self._targets: dict[tuple[str, Secret | None], Target] = {}
-        self._bases: dict[str, str] = {}
-        """api_base → where its routes really are, for servers that serve them below /v1."""
+        self._targets: dict[tuple[str, str | None, str, Secret | None], Target] = {}
+        self._bases: dict[Place, str] = {}
+        """A server → where its routes really are, for servers that serve them below /v1."""
 
     async def __aenter__(self) -> Self:
         self._wire = wire.Client(self._tls)
@@ -87,7 +87,19 @@ class InfinityUpstream:
 
         body = codec.encode(request, deployment.server_model)
         target = self._target(deployment, codec.PATHS[request.key.task])
-        return self._wire.post(target, body, timeout_s, codec.answer_bytes_max(request, len(body)), read)
+        most = codec.answer_bytes_max(request, len(body))
+        return self._wire.post(target, body, timeout_s, most, read, request.head, fresh=request.fresh)
+
+    def trust(self, tls: TlsSettings) -> None:
+        """Other certificates from the next connection on."""
+        self._tls.become(tls)
+
+    def forget(self, place: Place) -> None:
+        """A server is not asked any more."""
+        self._bases.pop(place, None)
+        for origin in self._drop_targets(place):
+            if all(target.origin != origin for target in self._targets.values()):
+                self._wire.leave(origin)
 
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
         """The names of the models that a server serves."""
@@ -100,12 +112,13 @@ class InfinityUpstream:
         try:
             text = await self._get(self._target(deployment, "/metrics"), timeout_s)
         except _NotFound:
-            base = self._bases.get(deployment.api_base, deployment.api_base)
+            base = self._base(deployment)
             if not base.endswith("/v1"):
                 return None
             key = deployment.api_key.reveal() if deployment.api_key else None
+            target = Target(base.removesuffix("/v1") + "/metrics", key, deployment.address)
             try:
-                text = await self._get(Target(base.removesuffix("/v1") + "/metrics", key), timeout_s)
+                text = await self._get(target, timeout_s)
             except _NotFound:
                 return None
         paths = {codec.PATHS[task].encode() for task in Task if task.value in capabilities}
@@ -144,30 +157,41 @@ class InfinityUpstream:
         return True
 
     async def _models(self, server: DeploymentSettings, timeout_s: float) -> list[codec.Model]:
-        base = server.api_base
-        tried = self._bases.get(base, base)
+        place, tried = server.place, self._base(server)
         try:
             body = await self._get(self._target(server, "/models"), timeout_s)
         except _NotFound:
-            if self._bases.get(base, base) == tried:  # else another deployment of this server was quicker
+            if self._base(server) == tried:  # else another deployment of this server was quicker
                 if tried.endswith("/v1"):
-                    self._bases.pop(base, None)
+                    self._bases.pop(place, None)
+                    self._drop_targets(place)
                     raise
                 # Started with `--url-prefix /v1`, and the configuration names only the host.
-                self._bases[base] = f"{base}/v1"
+                self._bases[place] = f"{server.api_base}/v1"
+                self._drop_targets(place)
             body = await self._get(self._target(server, "/models"), timeout_s)
         return codec.decode_models(body)
 
     def _target(self, server: DeploymentSettings, path: str) -> Target:
-        url = self._bases.get(server.api_base, server.api_base) + path
-        target = self._targets.get((url, server.api_key))
+        kept = server.api_base, server.address, path, server.api_key
+        target = self._targets.get(kept)
         if target is None:
-            target = Target(url, server.api_key.reveal() if server.api_key else None)
-            self._targets[url, server.api_key] = target
+            key = server.api_key.reveal() if server.api_key else None
+            target = self._targets[kept] = Target(self._base(server) + path, key, server.address)
         return target
 
+    def _drop_targets(self, place: Place) -> set[Origin]:
+        """Where they led to."""
+        gone = [key for key in self._targets if key[:2] == place]
+        return {self._targets.pop(key).origin for key in gone}
+
+    def _base(self, server: DeploymentSettings) -> str:
+        return self._bases.get(server.place, server.api_base)
+
     async def _get(self, target: Target, timeout_s: float) -> bytes:
-        headers = {"Authorization": target.authorization} if target.authorization else None
+        headers = {"Host": target.host}
+        if target.authorization:
+            headers["Authorization"] = target.authorization
         secure = target.origin.scheme == "https"
         try:
             async with (
@@ -177,6 +201,7 @@ class InfinityUpstream:
                     headers=headers,
                     allow_redirects=False,
                     ssl=self._tls.context() if secure else True,
+                    server_hostname=target.origin.host if secure else None,
                 ) as response,
             ):
                 return _accepted(response.status, await _read(response))
@@ -216,7 +241,7 @@ class _Resolving(AbstractResolver):
                 proto=0,
                 flags=socket.AI_NUMERICHOST,
             )
-            for address in await self._resolver.addresses(Place(host, port))
+            for address in await self._resolver.addresses(Endpoint(host, port))
         ]
 
     async def close(self) -> None:

@@ -8,15 +8,18 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from gateway.core.settings import Family
+
 FRESH_S = 30.0
 """How long addresses are used without a doubt. Those in use are looked up again so often."""
 _WAIT_S = 0.5
 """How long a look-up is waited for while older addresses are known..."""
 _AGAIN_S = 5.0
 """...and for how long they are then used without another wait."""
+_FAMILIES = {"any": socket.AF_UNSPEC, "ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 
-class Place(NamedTuple):
+class Endpoint(NamedTuple):
     host: str
     port: int
 
@@ -37,6 +40,37 @@ class Address(NamedTuple):
 Addresses = tuple[Address, ...]
 
 
+async def look_up(host: str, family: Family) -> list[str]:
+    """The addresses that a name has now, in numbers, each once; at least one. Raises OSError, or
+    UnicodeError for a name that DNS cannot have.
+
+    In a thread of its own, which may hang; whoever waits no longer leaves it behind.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str] | Exception] = loop.create_future()
+
+    def answer(outcome: list[str] | Exception) -> None:
+        if not found.done():
+            found.set_result(outcome)
+
+    def ask() -> None:
+        outcome: list[str] | Exception
+        try:
+            infos = socket.getaddrinfo(host, 0, _FAMILIES[family], socket.SOCK_STREAM)
+            addresses = sorted({address.numeric for address in _addresses(infos)})
+            outcome = addresses or socket.gaierror(socket.EAI_NONAME, "no address")
+        except Exception as error:
+            outcome = error
+        with contextlib.suppress(RuntimeError):  # the event loop may have ended meanwhile
+            loop.call_soon_threadsafe(answer, outcome)
+
+    threading.Thread(target=ask, name="look-up", daemon=True).start()
+    outcome = await found
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 class _Known:
     __slots__ = ("addresses", "at", "timer")
 
@@ -53,15 +87,15 @@ class Resolver:
     """
 
     def __init__(
-        self, is_used: Callable[[Place], bool], on_change: Callable[[Place, Addresses], None]
+        self, is_used: Callable[[Endpoint], bool], on_change: Callable[[Endpoint, Addresses], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._is_used = is_used
         self._on_change = on_change
-        self._known: dict[Place, _Known] = {}
-        self._asked: dict[Place, asyncio.Future[Addresses | Exception]] = {}
+        self._known: dict[Endpoint, _Known] = {}
+        self._asked: dict[Endpoint, asyncio.Future[Addresses | Exception]] = {}
 
-    async def addresses(self, place: Place) -> Addresses:
+    async def addresses(self, place: Endpoint) -> Addresses:
         """At least one. Raises OSError, or UnicodeError for a name that DNS cannot have."""
         if found := _numeric(place):
             return found
@@ -80,7 +114,7 @@ class Resolver:
         known.at = self._loop.time() - FRESH_S + _AGAIN_S
         return known.addresses
 
-    def doubt(self, place: Place) -> None:
+    def doubt(self, place: Endpoint) -> None:
         """There was no connection: look the place up again before the next."""
         if known := self._known.get(place):
             known.at = -math.inf
@@ -89,14 +123,14 @@ class Resolver:
         for known in self._known.values():
             known.timer.cancel()
 
-    def _ask(self, place: Place) -> "asyncio.Future[Addresses | Exception]":
+    def _ask(self, place: Endpoint) -> "asyncio.Future[Addresses | Exception]":
         asked = self._asked.get(place)
         if asked is None:
             asked = self._asked[place] = self._loop.create_future()
             threading.Thread(target=self._look_up, args=(place,), name="look-up", daemon=True).start()
         return asked
 
-    def _look_up(self, place: Place) -> None:
+    def _look_up(self, place: Endpoint) -> None:
         """In a thread."""
         found: Addresses | Exception
         try:
@@ -107,7 +141,7 @@ class Resolver:
         with contextlib.suppress(RuntimeError):  # the event loop may have ended meanwhile
             self._loop.call_soon_threadsafe(self._on_found, place, found)
 
-    def _on_found(self, place: Place, found: Addresses | Exception) -> None:
+    def _on_found(self, place: Endpoint, found: Addresses | Exception) -> None:
         known = self._known.get(place)
         if not isinstance(found, Exception):
             timer = self._loop.call_later(FRESH_S, self._refresh, place)
@@ -123,12 +157,12 @@ class Resolver:
         if not asked.done():
             asked.set_result(found)
 
-    def _refresh(self, place: Place) -> None:
+    def _refresh(self, place: Endpoint) -> None:
         if self._is_used(place):
             self._ask(place)
 
 
-def _numeric(place: Place) -> Addresses:
+def _numeric(place: Endpoint) -> Addresses:
     """The address that a host is by itself; empty for a name."""
     try:
         return _addresses(

@@ -18,17 +18,24 @@ class Origin(NamedTuple):
     scheme: str
     host: str
     port: int
+    address: str | None = None
+    """The only one to connect to; None: any of the host's."""
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        return self.address or self.host, self.port
 
 
 class Target:
     """Where requests go, and their head up to the length of the body. It holds the key, and shows nothing.
+    With an `address` connections lead there, while the server and its certificate go by the host of the URL.
 
     Raises SendError for a URL or a key with which there can be no request.
     """
 
-    __slots__ = ("authorization", "head", "origin", "url")
+    __slots__ = ("authorization", "head", "host", "origin", "url")
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, address: str | None = None) -> None:
         origin = _origin(url)
         if origin is None:
             raise SendError(Failure.BAD_ANSWER, "api_base is no http:// or https:// address", reason="http")
@@ -36,13 +43,15 @@ class Target:
             raise SendError(Failure.UNAUTHORIZED, "api_key has characters that no header can hold")
         parts = urlsplit(url)
         user, _, place = parts.netloc.rpartition("@")
-        self.origin = origin
-        self.url = urlunsplit((parts.scheme, place, parts.path, parts.query, ""))
+        self.origin = origin._replace(address=address)
+        at = place if address is None else f"{f'[{address}]' if ':' in address else address}:{origin.port}"
+        self.url = urlunsplit((parts.scheme, at, parts.path, parts.query, ""))
+        """What to connect to; `host` is what to say there."""
         self.authorization = f"Bearer {key}" if key is not None else _basic(user) if user else None
-        host = re.sub(r"%[^\]]*", "", place.lower()).removesuffix(f":{_PORTS[origin.scheme]}")
+        self.host = re.sub(r"%[^\]]*", "", place.lower()).removesuffix(f":{_PORTS[origin.scheme]}")
         lines = [
             f"POST {urlunsplit(('', '', parts.path or '/', parts.query, ''))} HTTP/1.1",
-            f"Host: {host}",
+            f"Host: {self.host}",
             f"User-Agent: {USER_AGENT}",
             "Accept-Encoding: identity",  # packing and unpacking costs more than a fast network
             "Content-Type: application/json",

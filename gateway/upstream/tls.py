@@ -20,6 +20,12 @@ class Tls:
         self._context: ssl.SSLContext | None = None
         self._stamps: _Stamps = ()
 
+    def become(self, settings: TlsSettings) -> None:
+        """Other files from the next connection on; they have been tried."""
+        if settings != self._settings:
+            self._settings = settings
+            self._stamps = ()
+
     def context(self) -> ssl.SSLContext:
         """For the next connection. Raises OSError when there was never one."""
         settings = self._settings

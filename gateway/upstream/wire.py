@@ -13,7 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from gateway.core.retry import Failure
 from gateway.deadlines import Deadlines
 from gateway.pool import SendError
-from gateway.upstream.resolver import Address, Addresses, Place, Resolver
+from gateway.upstream.resolver import Address, Addresses, Endpoint, Resolver
 from gateway.upstream.target import Origin, Target
 from gateway.upstream.tls import Tls
 
@@ -49,15 +49,20 @@ class Client:
         timeout_s: float,
         answer_bytes_max: int,
         read: Callable[[int, bytes], _Answer],
+        head: bytes = b"",
+        *,
+        fresh: bool = False,
     ) -> asyncio.Future[_Answer]:
-        """What `read` makes of the answer's status and body; connecting is part of `timeout_s`.
+        """What `read` makes of the answer's status and body; connecting is part of `timeout_s`. `head` has
+        lines for the request's, beside those of its target. `fresh`: over a new connection, and never twice.
 
         Ends with whatever SendError `read` raises, or one of REFUSED, TIMEOUT, DISCONNECTED, and BAD_ANSWER
         with reason "http" or "size".
         """
         now = self._loop.time()
-        exchange = _Exchange(self._loop, target, body, timeout_s, now + timeout_s, answer_bytes_max, read)
-        kept = self._take(target.origin, now)
+        deadline = now + timeout_s
+        exchange = _Exchange(self._loop, target, head, body, timeout_s, deadline, answer_bytes_max, read)
+        kept = None if fresh else self._take(target.origin, now)
         if kept is not None:
             kept.begin(exchange)
         else:
@@ -108,17 +113,26 @@ class Client:
         self._open.discard(connection)
         self._idle.get(connection.origin, {}).pop(connection, None)
 
-    def _leads_to(self, place: Place) -> bool:
-        return any(connection.origin[1:] == place for connection in self._open)
+    def _leads_to(self, place: Endpoint) -> bool:
+        return any(connection.origin.endpoint == place for connection in self._open)
 
-    def _on_move(self, place: Place, addresses: Addresses) -> None:
+    def _on_move(self, place: Endpoint, addresses: Addresses) -> None:
         """Leave the addresses that a host has no more: what is under way there ends first."""
         hosts = {address.host for address in addresses}
         for connection in self._open:
-            if connection.origin[1:] == place and connection.host not in hosts:
-                connection.is_of_the_past = True
-                if self._idle.get(connection.origin, {}).pop(connection, self) is None:
-                    connection.transport.abort()
+            if connection.origin.endpoint == place and connection.host not in hosts:
+                self._let_go(connection)
+
+    def leave(self, origin: Origin) -> None:
+        """Nothing is asked there any more: connections end as soon as they owe no answer."""
+        for connection in self._open:
+            if connection.origin == origin:
+                self._let_go(connection)
+
+    def _let_go(self, connection: "_Connection") -> None:
+        connection.is_of_the_past = True
+        if self._idle.get(connection.origin, {}).pop(connection, self) is None:
+            connection.transport.abort()
 
     def _take(self, origin: Origin, now: float) -> "_Connection | None":
         """The connection that became idle last, ready for a request."""
@@ -134,6 +148,7 @@ class Client:
         """Close what has been idle for long. One timer for all, and none while nothing is idle."""
         now = self._loop.time()
         self._sweeper = None
+        self._idle = {origin: idle for origin, idle in self._idle.items() if idle}
         for idle in self._idle.values():
             for connection in [each for each in idle if each.idle_until <= now]:
                 del idle[connection]
@@ -153,8 +168,10 @@ class Client:
         except TimeoutError:
             exchange.fail(exchange.too_late())
         except SendError as error:
-            # Who has had the request and is gone since may be gone because of it.
-            exchange.fail(SendError(Failure.DISCONNECTED, str(error)) if exchange.was_sent else error)
+            if exchange.was_sent:  # Who has had it and is gone since may be gone because of it.
+                gone = error.failure is Failure.REFUSED
+                error = SendError(Failure.DISCONNECTED, str(error), is_gone=gone)
+            exchange.fail(error)
         except Exception as error:
             exchange.fail(error)
         else:
@@ -165,7 +182,7 @@ class Client:
 
     async def _connection(self, origin: Origin, deadline: float) -> "_Connection":
         """A connection to the first address that takes one; only the last is waited for at length."""
-        limit, place = self._loop.time() + CONNECT_S, Place(origin.host, origin.port)
+        limit, place = self._loop.time() + CONNECT_S, Endpoint(*origin.endpoint)
         try:
             async with asyncio.timeout_at(min(limit, deadline)):
                 *others, last = await self.resolver.addresses(place)
@@ -206,6 +223,7 @@ class _Exchange(asyncio.Future[Any]):
         self,
         loop: asyncio.AbstractEventLoop,
         target: Target,
+        head: bytes,
         body: bytes,
         timeout_s: float,
         deadline: float,
@@ -214,6 +232,7 @@ class _Exchange(asyncio.Future[Any]):
     ) -> None:
         super().__init__(loop=loop)
         self.target = target
+        self.head = head
         self.body = body
         self.deadline = deadline
         self.answer_bytes_max = answer_bytes_max
@@ -283,7 +302,7 @@ class _Connection(asyncio.Protocol):
         self._complete = False
         self._reusable = False
         self._due = self._client.deadlines.add(self, exchange.deadline, self._loop.time())
-        head, body = exchange.target.head, exchange.body
+        head, more, body = exchange.target.head, exchange.head, exchange.body
         if self._lost:
             self._give_up(None)
             return
@@ -291,9 +310,9 @@ class _Connection(asyncio.Protocol):
             return  # It will be lost.
         exchange.was_sent = True
         if len(body) <= _JOINED_BYTES_MAX:
-            self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            self.transport.write(b"%b%d\r\n%b\r\n%b" % (head, len(body), more, body))
         else:
-            self.transport.write(b"%b%d\r\n\r\n" % (head, len(body)))
+            self.transport.write(b"%b%d\r\n%b\r\n" % (head, len(body), more))
             self.transport.write(body)
 
     def fail(self, error: SendError) -> None:

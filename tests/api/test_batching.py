@@ -78,7 +78,7 @@ async def test_other_parameters_are_another_batch(caller: Caller, fake: FakeInfi
     values = [1, 1.0, True, "1", 2, None]
 
     await together(caller, fake, caller.embed("held"), *(caller.embed("a", extra=value) for value in values))
-    sent = [request.body.get("extra") for request in fake.requests if request.items == ["a"]]
+    sent = [request.body.get("extra") for request in fake.posts if request.items == ["a"]]
     await together(caller, fake, caller.embed("held"), *(caller.embed(text, extra=7) for text in "abcd"))
 
     assert sorted(map(repr, sent)) == sorted(map(repr, values))
@@ -122,7 +122,7 @@ async def test_different_queries_never_share(caller: Caller, fake: FakeInfinity)
         caller, fake, caller.rerank("held", ["x"]), *(caller.rerank(query, ["a", "b"]) for query in queries)
     )
 
-    assert sorted(request.body["query"] for request in fake.requests[1:]) == queries
+    assert sorted(request.body["query"] for request in fake.posts[1:]) == queries
     for query, reply in zip(queries, replies, strict=True):
         assert dict(reply.ranking) == {0: score_of(query, "a"), 1: score_of(query, "b")}
 
@@ -148,7 +148,7 @@ async def test_images_are_balanced_and_never_merged(caller: Caller, fake: FakeIn
     replies = await together(caller, fake, caller.embed([PIXELS], "clip", modality="image"), *calls)
 
     assert sorted(map(len, fake.batches)) == [1, 1, 3, 32]
-    assert {request.body["modality"] for request in fake.requests} == {"image"}
+    assert {request.body["modality"] for request in fake.posts} == {"image"}
     assert [len(reply.vectors) for reply in replies] == [1, 3, 32]
 
 

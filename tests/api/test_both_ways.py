@@ -40,7 +40,7 @@ def request(
     *fields: bytes, body: bytes = GOOD, line: bytes = b"POST /v1/embeddings HTTP/1.1", length: bool = True
 ) -> bytes:
     framing = (b"Content-Length: %d" % len(body),) if length else ()
-    return b"\r\n".join((line, b"Host: gateway", KEY, *framing, *fields, b"", b"")) + body
+    return b"\r\n".join((line, b"Host: localhost", KEY, *framing, *fields, b"", b"")) + body
 
 
 def chunked(*pieces: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
@@ -61,7 +61,7 @@ def plain(answer: bytes) -> bytes:
 
 RERANK = b'{"model": "cross", "query": "q", "documents": ["a", "b"], "return_documents": true}'
 CHUNKED = b"Transfer-Encoding: chunked"
-LIST = b"GET /v1/models HTTP/1.1\r\nHost: gateway\r\n" + KEY + b"\r\n\r\n"
+LIST = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + KEY + b"\r\n\r\n"
 
 SHAPES = {
     "a call": request(END),

@@ -47,14 +47,14 @@ async def test_parameters_of_a_classification_reach_the_server(caller: Caller, f
     """Infinity has raw_scores there too, although it has no effect."""
     await caller.classify(["a"], raw_scores=True)
 
-    assert fake.requests[0].body == {"model": "classifier", "input": ["a"], "raw_scores": True}
+    assert fake.posts[0].body == {"model": "classifier", "input": ["a"], "raw_scores": True}
 
 
 @pytest.mark.parametrize("text", ["a dog", 1, None, {}])
 async def test_only_lists_are_classified(caller: Caller, fake: FakeInfinity, text: object) -> None:
     """As Infinity has it: a single string is no list there."""
     assert "list of strings" in (await caller.classify(text)).error(400)
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 @pytest.mark.parametrize("path", ["/models", "/v1/models"])
@@ -96,7 +96,7 @@ async def test_aliases_are_names_like_all_others() -> None:
 
     assert [model["id"] for model in listed.body["data"]] == ["bert", "text-embedding-3-small"]
     assert reply.body["model"] == "text-embedding-3-small"
-    assert fake.requests[-1].body["model"] == "bert"
+    assert fake.posts[-1].body["model"] == "bert"
 
 
 async def test_a_model_with_no_server_up_is_listed_all_the_same() -> None:

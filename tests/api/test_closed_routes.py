@@ -1,6 +1,8 @@
 """Every route is closed to who has no key, however it is spelled and whatever headers say."""
 
 import asyncio
+import base64
+import hashlib
 import re
 from collections.abc import AsyncIterator
 
@@ -181,6 +183,51 @@ async def test_a_route_asks_for_the_key_whatever_headers_claim(
         )
         assert status not in (401, 403, 404, 405), (method, answer)
         fake.requests.clear()
+
+
+WRONG = (
+    *(
+        b"Bearer " + key
+        for key in (b"sk-maste", b"sk-masterx", b"SK-MASTER", b"sk-other", b"some", b"x" * 4000)
+    ),
+    *(
+        b"Bearer " + digest.hexdigest().encode()
+        for digest in map(hashlib.sha256, (KEY.encode(), SOME.encode()))
+    ),
+    b"Basic " + base64.b64encode(b"some:sk-master"),
+    b"sk-master",
+    b"Bearer sk-master, Bearer sk-master",
+    b"Bearer sk-master sk-some",
+    b'Bearer "sk-master"',
+)
+
+
+def carrying(wrong: bytes) -> list[tuple[bytes, ...]]:
+    """In both headers. A right one beside it counts only where `Authorization` has another scheme."""
+    first, scheme = b"Authorization: " + wrong, b"Bearer "
+    if not wrong.startswith(scheme):
+        return [(first,)]
+    other = b"api-key: " + wrong.removeprefix(scheme)
+    return [(first,), (other,), (first, b"api-key: " + KEY.encode())]
+
+
+@pytest.mark.proves(
+    "a key that is nearly right, a key's name or digest, or the right key in another scheme, on every route",
+    caller="401, which repeats nothing of it, and nothing about models or servers",
+    kind="attack",
+)
+@pytest.mark.parametrize("path", sorted(ROUTES.keys() - OPEN))
+async def test_a_wrong_key_opens_no_route(gateway: GatewayInProcess, fake: FakeInfinity, path: str) -> None:
+    """With any of its methods."""
+    for method in ROUTES[path]:
+        for wrong in WRONG:
+            for fields in carrying(wrong):
+                status, answer = await status_of(gateway, request(method, path, *fields))
+                said = answer.replace(path.encode(), b"")
+                assert status == 401, (method, fields, answer)
+                assert not learned(said), (method, fields, answer)
+                assert wrong.removeprefix(b"Bearer ") not in said
+    assert fake.batches == []
 
 
 @pytest.mark.parametrize("path", sorted(HEALTH))

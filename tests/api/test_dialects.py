@@ -58,7 +58,7 @@ async def test_an_unknown_model_in_the_path_is_told(caller: Caller, fake: FakeIn
     reply = await caller.post("/engines/none/embeddings", {"model": "bert", "input": "one"})
 
     assert "'none' is not known" in reply.error(404)
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 async def test_a_broken_body_is_told_on_paths_with_a_model(caller: Caller, fake: FakeInfinity) -> None:
@@ -182,7 +182,7 @@ async def test_voyages_client_finds_its_data(
     assert [row["document"] for row in reply.body["data"]] == [DOCUMENTS[index] for index, _ in found]
     assert reply.body["object"] == "list"
     assert reply.body["usage"]["total_tokens"] > 0
-    assert fake.requests[0].body.keys() == {"model", "query", "documents", "return_documents"}
+    assert fake.posts[0].body.keys() == {"model", "query", "documents", "return_documents"}
 
 
 async def test_voyages_data_has_documents_only_if_asked(caller: Caller, fake: FakeInfinity) -> None:
@@ -203,7 +203,7 @@ async def test_jinas_and_voyages_embedding_fields_are_taken(caller: Caller, fake
 
         assert isinstance(reply.body["data"][0]["embedding"], str)
         assert reply.vectors == vectors("one")
-    assert all(r.body.keys() == {"model", "input", "encoding_format"} for r in fake.requests)
+    assert all(r.body.keys() == {"model", "input", "encoding_format"} for r in fake.posts)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ async def test_what_would_be_silently_wrong_is_refused(
     reply = await caller.embed(["one"], **fields)
 
     assert next(iter(fields)) in reply.error(400)
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 # Text Embeddings Inference
@@ -230,7 +230,7 @@ async def test_tei_embeds_into_a_bare_list(caller: Caller, fake: FakeInfinity, i
 
     texts = [inputs] if isinstance(inputs, str) else inputs
     assert reply.body == [pytest.approx(vector) for vector in vectors(*texts)]
-    assert fake.requests[0].body.keys() == {"model", "input", "encoding_format"}
+    assert fake.posts[0].body.keys() == {"model", "input", "encoding_format"}
 
 
 async def test_tei_names_no_model() -> None:
@@ -308,7 +308,7 @@ async def test_what_tei_would_not_rank_is_refused(
     reply = await caller.post("/rerank", {"model": "cross", "query": QUERY, "texts": DOCUMENTS, **fields})
 
     assert word in reply.error(400)
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 async def test_texts_are_no_documents_on_coheres_second_path(caller: Caller, fake: FakeInfinity) -> None:

@@ -13,11 +13,10 @@ import pytest
 import pytest_asyncio
 
 from gateway import service
-from gateway.api import server
 from gateway.api.endpoint import Serving
 from gateway.api.protocol import Protocol
 from gateway.core.lanes import Ticket
-from gateway.core.settings import BatchingSettings
+from gateway.core.settings import BatchingSettings, LimitsSettings
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, pool, pools_of
 from tests.api.waiting import until
@@ -30,12 +29,12 @@ from tests.gateway_process import GatewayProcess
 
 pytestmark = SHARED
 
-LIST = b"GET /v1/models HTTP/1.1\r\nHost: gateway\r\n\r\n"
+LIST = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def request(text: str, *fields: bytes) -> bytes:
     body = json.dumps({"model": "bert", "input": text}).encode()
-    lines = (b"POST /v1/embeddings HTTP/1.1", b"Host: gateway", b"Content-Length: %d" % len(body), *fields)
+    lines = (b"POST /v1/embeddings HTTP/1.1", b"Host: localhost", b"Content-Length: %d" % len(body), *fields)
     return b"\r\n".join((*lines, b"", b"")) + body
 
 
@@ -290,9 +289,9 @@ async def test_a_connection_is_closed_when_it_was_idle_for_long(
     """Counted from its last answer, however often it was used before; never under a call."""
     keep_alive_s = 0.4
     loop = asyncio.get_running_loop()
-    with pytest.MonkeyPatch.context() as patch, through(way):
-        patch.setattr(server, "_KEEP_ALIVE_S", keep_alive_s)
-        async with GatewayInProcess(config(pool("bert", shared_fake))) as gateway:
+    settings = config(pool("bert", shared_fake), limits=LimitsSettings(keep_alive_s=keep_alive_s))
+    with through(way):
+        async with GatewayInProcess(settings) as gateway:
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
 
             async def call() -> None:

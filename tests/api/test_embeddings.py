@@ -69,7 +69,7 @@ async def test_nothing_but_base64_is_asked_of_the_server(caller: Caller, fake: F
     reply = await caller.embed(["one"], **fields)
 
     assert reply.vectors == [ONE[:3]]
-    assert [request.body for request in fake.requests] == [
+    assert [request.body for request in fake.posts] == [
         {"model": "bert", "input": ["one"], "encoding_format": "base64"}
     ]
 
@@ -131,7 +131,7 @@ async def test_null_is_as_good_as_nothing(caller: Caller, fake: FakeInfinity) ->
     reply = await caller.embed(["one"], output_dtype=None, anything=None, **dict.fromkeys(names))
 
     assert reply.vectors == [ONE]
-    assert fake.requests[0].body.keys() == {"model", "input", "encoding_format"}
+    assert fake.posts[0].body.keys() == {"model", "input", "encoding_format"}
 
 
 async def test_a_call_without_a_model_means_the_only_one_that_can() -> None:
@@ -154,7 +154,7 @@ async def test_a_call_without_a_model_names_those_that_can(caller: Caller, fake:
     assert "bert" in message
     assert "clip" in message
     assert "cross" not in message
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 async def test_a_models_prefixes_stand_before_the_texts() -> None:
@@ -180,7 +180,7 @@ async def test_a_models_prefixes_stand_before_the_texts() -> None:
                 reply = await caller.embed(["one", " two "], "e5", **fields)
 
                 assert fake.batches == [[f"{prefix}one", f"{prefix}two"]]
-                assert fake.requests[0].body.keys() == {"model", "input", "encoding_format"}
+                assert fake.posts[0].body.keys() == {"model", "input", "encoding_format"}
                 assert reply.body["usage"]["total_tokens"] == 6 + 2 * len(prefix)
 
 

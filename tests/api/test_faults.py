@@ -129,7 +129,9 @@ async def test_every_task_is_answered_by_another(task: str) -> None:
         ({"edit": faults.broken_base64}, "bad_answer"),
         ({"raw": b"<html>"}, "bad_answer"),
     ],
-    ids=str,
+    ids=lambda value: (
+        value if isinstance(value, str) else " ".join(getattr(v, "__name__", str(v)) for v in value.values())
+    ),
 )
 async def test_where_all_fail_the_call_fails(fault: dict[str, Any], code: str) -> None:
     """502, without a word about servers, after one try at each."""

@@ -172,7 +172,7 @@ async def test_bad_fields_are_told_in_a_list(caller: Caller, fake: FakeInfinity,
     places = [(problem["type"], problem["loc"][-1]) for problem in reply.body["detail"]]
     assert ("string_type", "model") in places
     assert any(kind == "missing" for kind, _ in places)
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,6 @@ async def test_unknown_fields_go_nowhere(caller: Caller, fake: FakeInfinity) -> 
     )
     await caller.post("/infinity/rerank", {**POSTS["/rerank"], "raw_scores": "no", "rank_fields": ["a"]})
 
-    assert fake.requests[0].body.keys() == {"model", "input", "encoding_format"}
-    assert fake.requests[1].body["raw_scores"] is False
-    assert "rank_fields" not in fake.requests[1].body
+    assert fake.posts[0].body.keys() == {"model", "input", "encoding_format"}
+    assert fake.posts[1].body["raw_scores"] is False
+    assert "rank_fields" not in fake.posts[1].body

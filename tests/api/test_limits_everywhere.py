@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway.api.parsing import is_medium
+from gateway.api.parsing import check_parts, is_medium
 from gateway.core.settings import LimitsSettings
+from gateway.errors import BadRequest
 from tests.api.caller import Caller, Reply
 from tests.api.configs import SHARED, config, pools_of
 from tests.api.media import orange
@@ -104,7 +105,7 @@ async def test_too_much_is_refused(caller: Caller, fake: FakeInfinity, path: str
 
     assert f"at most {ITEMS}" in message(many, path)
     assert f"at most {CHARS}" in message(long, path)
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 def nested(depth: int) -> bytes:
@@ -122,7 +123,62 @@ async def test_a_body_nested_too_deeply_is_refused(
     body = b'{"model": "bert", "query": "q", "%b": %b}' % (name.encode(), nested(depth))
 
     assert "nested" in message(await caller.post(path, body), path) or depth > 1000
-    assert fake.requests == []
+    assert fake.batches == []
+
+
+@pytest.mark.proves(
+    "a large body of millions of tiny values, which would take thirty times its size in memory",
+    caller="400 before it is read, which says what is taken",
+    kind="attack",
+)
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *((path, b"[]") for path in (*ROUTES, *MEDIA)),
+        *(("/v1/embeddings", value) for value in (b"{}", b'{"a":0}', b"0", b'""')),
+    ],
+)
+async def test_a_large_body_of_tiny_values_is_refused(
+    caller: Caller, fake: FakeInfinity, path: str, value: bytes
+) -> None:
+    """Wherever they stand."""
+    name = ROUTES.get(path, ({}, "input"))[1]
+    values = b",".join([value] * (1_500_000 // (len(value) + 1)))
+    body = b'{"model": "bert", "query": "q", "%b": [%b]}' % (name.encode(), values)
+
+    assert "strings, commas and brackets" in message(await caller.post(path, body), path)
+    assert fake.batches == []
+
+
+LARGE = 3_000_000
+PARTS = LimitsSettings().json_parts_max
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"input": "%b"}' % (b",[{" * (LARGE // 3)),
+        b'{"input": "%b"}' % (rb"\",[\\" * (LARGE // 6)),
+        b'{"input": "' + b",[{" * (LARGE // 3),
+        b'{"input": "' + rb"\"" * (LARGE // 2) + b"\\",
+        b'{"input": ' + b"," * 1000 + b"\\" * LARGE,
+        b"[" * (PARTS - 1) + b" " * LARGE + b'"',
+    ],
+    ids=["a text", "escapes", "no end", "escaped quotes without end", "backslashes", "as many as are taken"],
+)
+async def test_what_a_text_holds_is_no_part(body: bytes) -> None:
+    """Also in one that never ends, and in one look."""
+    check_parts(body, PARTS)
+
+
+@pytest.mark.parametrize("piece", [b",", b"[", b"{", b'""', rb'"\"",', b'"[]":'])
+async def test_parts_are_counted_up_to_the_limit(piece: bytes) -> None:
+    body = piece * PARTS + b" " * LARGE
+
+    check_parts(piece * 1000 + b" " * LARGE, PARTS)
+    check_parts((piece * PARTS)[:1_000_000], PARTS)
+    with pytest.raises(BadRequest, match="strings, commas and brackets"):
+        check_parts(bytearray(body + b","), PARTS)
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -220,7 +276,7 @@ async def test_no_body_chooses_what_is_fetched(caller: Caller, fake: FakeInfinit
         reply = await caller.post(path, body | {"modality": "image", "model": "clip"})
         if is_embedding or path in MEDIA:
             message(reply, path) if path in ROUTES else message(reply, "/infinity")
-    for request in fake.requests:
+    for request in fake.posts:
         assert request.body.get("modality", "text") == "text"
 
 

@@ -45,6 +45,10 @@ NAMES = {
     "rejected_total": "counter",
     "items_total": "counter",
     "tokens_total": "counter",
+    "discovered_addresses": "gauge",
+    "look_up_failures_total": "counter",
+    "config_reload_failures_total": "counter",
+    "log_lines_dropped_total": "counter",
     "event_loop_lag_seconds": "histogram",
     "build_info": "gauge",
 }

@@ -221,7 +221,7 @@ async def test_seventeen_unknown_fields_are_too_many(
 
     assert "17 unknown fields; at most 16" in reply.error(400)
     assert passed.status == 200
-    assert sixteen.items() <= fake.requests[0].body.items()
+    assert sixteen.items() <= fake.posts[0].body.items()
 
 
 @pytest.mark.parametrize("modality", ["image", "audio"])

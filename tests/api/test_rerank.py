@@ -106,7 +106,7 @@ async def test_the_best_are_kept(
     charged = 5 * len(QUERY.strip()) + sum(len(document.strip()) for document in DOCUMENTS)
     assert reply.ranking == ranked(QUERY, DOCUMENTS)[:kept]
     assert reply.body["usage"]["total_tokens"] == charged
-    assert name not in fake.requests[0].body
+    assert name not in fake.posts[0].body
 
 
 async def test_the_documents_of_the_best_come_with_them(caller: Caller, fake: FakeInfinity) -> None:
@@ -146,7 +146,7 @@ async def test_raw_scores_are_the_servers_logits(
     reply = await caller.rerank(QUERY, DOCUMENTS, raw_scores=raw_scores)
 
     assert reply.ranking == ranked(QUERY, DOCUMENTS, score)
-    assert fake.requests[0].body.get("raw_scores") == raw_scores
+    assert fake.posts[0].body.get("raw_scores") == raw_scores
 
 
 async def test_more_documents_than_fit_in_a_batch_are_ranked_together(
@@ -159,7 +159,7 @@ async def test_more_documents_than_fit_in_a_batch_are_ranked_together(
 
     assert reply.ranking == ranked("q", documents)[:7]
     assert sorted(map(len, fake.batches)) == [4, 32, 32, 32]
-    assert {request.body["query"] for request in fake.requests} == {"q"}
+    assert {request.body["query"] for request in fake.posts} == {"q"}
 
 
 async def test_what_clients_send_besides_changes_nothing(caller: Caller, fake: FakeInfinity) -> None:
@@ -169,7 +169,7 @@ async def test_what_clients_send_besides_changes_nothing(caller: Caller, fake: F
     reply = await caller.rerank("q", ["a", "b"], **fields)
 
     assert reply.ranking == ranked("q", ["a", "b"])
-    assert fake.requests[0].body.keys() == {"model", "query", "documents", "return_documents"}
+    assert fake.posts[0].body.keys() == {"model", "query", "documents", "return_documents"}
 
 
 async def test_other_fields_of_a_document_cannot_be_ranked_by(caller: Caller, fake: FakeInfinity) -> None:
@@ -177,7 +177,7 @@ async def test_other_fields_of_a_document_cannot_be_ranked_by(caller: Caller, fa
     reply = await caller.rerank("q", [{"text": "a", "title": "b"}], rank_fields=["title"])
 
     assert "rank_fields" in reply.error(400)
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 # With nothing but a model that embeds
@@ -214,4 +214,4 @@ async def test_an_embedding_model_does_not_rerank_unless_told_to(caller: Caller,
     message = reply.error(400)
     assert "cannot rerank" in message
     assert "cross" in message
-    assert fake.requests == []
+    assert fake.batches == []

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway.api import server
 from gateway.api.protocol import Protocol
 from gateway.core.settings import LimitsSettings
 from tests.api.caller import Caller, raw_exchange
@@ -62,7 +61,7 @@ async def gateway(request: Any, shared_fake: FakeInfinity) -> AsyncIterator[Gate
 
 def head(*fields: bytes, length: int | None = len(BODY)) -> bytes:
     framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-    return b"\r\n".join((b"POST /v1/embeddings HTTP/1.1", b"Host: gateway", framing, *fields, b"", b""))
+    return b"\r\n".join((b"POST /v1/embeddings HTTP/1.1", b"Host: localhost", framing, *fields, b"", b""))
 
 
 def told(answer: bytes, status: int) -> str:
@@ -106,7 +105,7 @@ async def test_a_head_without_end_is_cut(gateway: GatewayInProcess, field: bytes
     """As soon as more has come than is taken, not when it ends."""
     sent = 0
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(b"POST /v1/embeddings HTTP/1.1\r\nHost: gateway\r\nx-long: ")
+    writer.write(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nx-long: ")
     answer = asyncio.create_task(reader.read())
     async with asyncio.timeout(10):
         while not answer.done():
@@ -138,7 +137,7 @@ async def test_a_head_over_the_limits_is_refused(
     for parts in ((whole,), (whole[:half], whole[half:])):
         assert told(await raw_exchange(gateway.port, *parts), 431) == code
 
-    assert fake.requests == []
+    assert fake.batches == []
 
 
 async def test_a_long_path_counts(gateway: GatewayInProcess) -> None:
@@ -234,7 +233,7 @@ async def test_a_slow_body_ends(
 
     assert told(answer, 408) == "slow_body"
     assert SHORT_S <= took_s < 5 * SHORT_S
-    assert fake.requests == []
+    assert fake.batches == []
     await caller.samples_when("requests_total", before + 1, status=499)
 
 
@@ -287,7 +286,32 @@ async def test_what_stands_around_a_body_is_bounded(
 
     assert told(await answer, 413) in ("large_framing", "body_too_large")
     assert sent < 10 * LIMITS.body_bytes_max
-    assert fake.requests == []
+    assert fake.batches == []
+
+
+@pytest.mark.proves(
+    "a body larger than is taken, sent on without a look at the answer",
+    caller="413, which is there when the caller looks",
+    kind="attack",
+)
+@pytest.mark.parametrize("chunked", [False, True], ids=["a length", "chunks"])
+async def test_who_sends_far_too_much_reads_why(gateway: GatewayInProcess, chunked: bool) -> None:
+    """Closed under the caller's hands, the connection would be reset, and the answer lost with it."""
+    loop = asyncio.get_running_loop()
+    megabyte = b" " * 2**20
+    piece = b"%x\r\n%b\r\n" % (len(megabyte), megabyte) if chunked else megabyte
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", gateway.port))
+        await loop.sock_sendall(sock, head(length=None if chunked else 64 * len(megabyte)))
+        for _ in range(64):
+            await loop.sock_sendall(sock, piece)
+        answer = b""
+        async with asyncio.timeout(10):
+            while got := await loop.sock_recv(sock, 65536):
+                answer += got
+
+    assert told(answer, 413) == "body_too_large"
 
 
 # Answers
@@ -390,4 +414,4 @@ def resident_bytes() -> int:
 
 
 async def test_the_time_to_keep_connections_is_longer_than_that_of_ingresses() -> None:
-    assert server._KEEP_ALIVE_S > 60
+    assert LimitsSettings().keep_alive_s > 60

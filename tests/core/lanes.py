@@ -94,9 +94,9 @@ def requeue(lanes: Lanes, entry: Entry) -> None:
     late = [claim for claim in entry.claims[entry.early :] if not claim[0].ended]
     if late:
         del entry.claims[entry.early :]
-        entry.done()
-        lanes.again(entry, late)
     entry.fail(ServerFailed("timed out"))
+    if late:
+        lanes.again(entry, late)
 
 
 def watched(count: int) -> tuple[list[Text], "list[weakref.ref[Text]]"]:

@@ -26,6 +26,7 @@ class Breaker(RuleBasedStateMachine):
         self.health = Health(SETTINGS, self.now)
         self.state = State.STARTING
         self.failures = 0
+        self.failed_at = -math.inf
         self.held = False
         self.heard_at = self.now
         self.ejected = self.full = False
@@ -38,8 +39,11 @@ class Breaker(RuleBasedStateMachine):
     def a_probe_is_answered(self) -> None:
         news = self.health.on_probe_answer(self.now)
         assert news == (self.state is not State.UP)
+        lately = self.state is State.UP and self.now < self.failed_at + SETTINGS.silent_s_max
+        failures = self.failures if lately else 0
         self.state = State.UP
         self.answered()
+        self.failures = failures
 
     @rule()
     def a_batch_is_answered(self) -> None:
@@ -56,7 +60,7 @@ class Breaker(RuleBasedStateMachine):
         was = self.state
         self.health.on_failure(self.now, "why", refused=refused, may_eject=may_eject, full=full)
         self.failures += 1
-        self.heard_at = self.now
+        self.heard_at = self.failed_at = self.now
         enough = self.failures >= SETTINGS.failures_max and may_eject
         if was is State.UP and (refused or enough):
             self.state = State.DOWN
@@ -191,7 +195,7 @@ class Permits(RuleBasedStateMachine):
             assert 0 <= deployment.remaining_s(self.now) < math.inf
             assert 0 <= deployment.busy_ratio(self.now) <= 1
             assert deployment.room_at(self.now) > self.now
-            assert 4 <= deployment.canary_s(10.0) <= 10
+            assert 4 <= deployment.canary_s(10.0) <= 30
             assert deployment.breaker in BREAKER_STATES
             assert not deployment.is_stalled(self.now) or deployment.batches
 

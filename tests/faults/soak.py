@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ _PROBE_S = 2.0
 """Shorter than usual, so that servers that hang are soon back and more can go wrong."""
 _BACK_S_MAX = 30.0
 _LEFT_S_MAX = 15.0
+_UNANSWERED_S_MAX = 35.0
+"""What a server will never answer is waited for as long as any call, though another has answered it."""
 _PROBLEMS_MAX = 20
 _MIB = 1024 * 1024
 _FLAT_SHARE, _FLAT_MIB = 1.1, 8.0
@@ -268,12 +271,15 @@ class _Run:
             self.report.memory_mib.append(resident_mib(self.gateway.pid))
             await self.wait(1.0)
 
+    async def _is_0(self, gauge: str) -> bool:
+        return (await self.caller.samples()).total(gauge) == 0
+
     async def look_at_the_end(self, descriptors: int) -> None:
         """What is left, once the callers have gone and all servers are as they should be."""
         report = self.report
         for gauge in ("in_flight_requests", "queued_items", "deployment_in_flight_items"):
             try:
-                await self.caller.samples_when(gauge, 0)
+                await until(partial(self._is_0, gauge), within_s=_UNANSWERED_S_MAX)
             except TimeoutError:
                 left = (await self.caller.samples()).total(gauge)
                 report.wrong(f"{left:g} left of {gauge}")

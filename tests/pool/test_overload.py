@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gateway.core.events import DeploymentChanged, Event
 from gateway.core.lanes import Ticket
 from gateway.core.packing import tokens_of
 from gateway.core.retry import Failure
@@ -206,6 +207,28 @@ async def test_three_times_more_than_can_be_done(load: Load, goodput: float, in_
     assert load.held_most < 1.3 * load.capacity * load.within_s + 200
     assert min(load.retry_after_s) >= 1
     assert max(load.retry_after_s) <= 3 * load.within_s
+
+
+@pytest.mark.parametrize("batch_times", [1.0, 3.0])
+@fake_time
+async def test_a_server_that_turns_slow_under_overload_is_not_taken_out_and_back(batch_times: float) -> None:
+    """Its canaries stand behind its queue. Whoever takes it for dead once has more patience then."""
+    load = Load(slow={"a": batch_times, "b": batch_times}, within_s=30.0)
+    upstream, events = RecordingUpstream(latency_of=load._latency_s, serial=True), list[Event]()
+
+    async with running(upstream, "ab", events=events) as pool:
+        rate, number = 3 * load.capacity, 0
+        while now() < 150:
+            if now() >= 30:
+                load.slow["b"] = 5 * batch_times
+            number += 1
+            load._call(pool, f"{number}", f"caller {number % 5}")
+            await asyncio.sleep(1 / rate)
+        await asyncio.sleep(60)
+
+    lost = [each for each in events if isinstance(each, DeploymentChanged) and not each.up]
+    assert len(lost) <= 1
+    assert {batch.deployment for batch in upstream.batches if batch.at > 60} == {"a", "b"}
 
 
 @pytest.mark.parametrize("times", [0.5, 0.9])

@@ -6,12 +6,13 @@ import orjson
 import pytest
 
 from gateway.core.events import DeploymentChanged, Event, VectorsReplaced
+from gateway.core.retry import Failure
 from gateway.core.settings import CacheSettings, EngineSettings, HealthSettings
 from gateway.errors import NoDeployment
 from gateway.messages import Task
 from gateway.pool.samples import LONG, SHORT, sample_of, trial_key
 from tests.fakes.time import fake_time
-from tests.fakes.upstream import EMBEDS, RERANKS, RecordingUpstream, value_of
+from tests.fakes.upstream import EMBEDS, RERANKS, Fault, RecordingUpstream, value_of
 from tests.pool.pools import EMBED, ask, assert_answered, at, deployment, failure, now, running, states, texts
 
 RETURNS_S = 1.0
@@ -77,11 +78,28 @@ async def test_one_that_changes_without_an_outage_is_found(busy: bool) -> None:
     async with running(upstream, "ab") as pool:
         await ask(pool, texts(64))
         upstream.spaces["b"] = "other "
-        for _ in range(61 * 4 if busy else 0):
+        for _ in range(11 * 4 if busy else 0):
             await ask(pool, texts(64))
         await at(now() + (0 if busy else AGAIN_S))
 
         assert states(pool) == {"a": "up", "b": "different"}
+
+
+@fake_time
+async def test_one_that_loses_a_connection_is_compared_before_it_gets_work_again() -> None:
+    """Who listens there next may have been restarted as another, sooner than anybody is refused."""
+    upstream = RecordingUpstream(latency_s=0.25, faults=[Fault(Failure.DISCONNECTED, "b", times=1)])
+
+    async with running(upstream, "ab") as pool:
+        since = len(upstream.batches)
+        calls = [ask(pool, texts(64, f"{i} ")) for i in range(8)]
+        await at(now() + 0.2)
+        upstream.spaces["b"] = "other "
+        for call in calls:
+            assert_answered(await call)
+
+        assert states(pool) == {"a": "up", "b": "different"}
+    assert [batch.at for batch in upstream.batches[since:] if batch.deployment == "b"] == [0.0]
 
 
 @fake_time

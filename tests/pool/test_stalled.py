@@ -156,6 +156,27 @@ async def test_a_server_that_comes_back_starts_slowly() -> None:
 
 
 @fake_time
+async def test_a_server_that_came_back_proves_itself_without_calls() -> None:
+    """Canaries are enough, within a few seconds."""
+    upstream = RecordingUpstream(latency_s=0.125)
+
+    async with running(upstream, "ab") as pool:
+        await acquaint(pool)
+        upstream.down.add("a")
+        await at(now() + 11)
+        assert states(pool) == {"a": "down", "b": "up"}
+        upstream.down.clear()
+        await at(now() + 1)
+        assert [each.breaker for each in pool.stats().deployments] == ["half_open", "closed"]
+
+        await at(now() + 3)
+        assert [each.breaker for each in pool.stats().deployments] == ["closed", "closed"]
+        probes = len(upstream.probes)
+        await at(now() + 60)
+        assert len(upstream.probes) <= probes + 2 * 7
+
+
+@fake_time
 async def test_a_server_that_was_slow_once_gets_another_chance() -> None:
     """As after its start, when its model is not warm yet. Passed over for that, it would not be asked again
     while the others can do the work."""
