@@ -22,7 +22,7 @@ RUNS := benchmarks/runs
 TESTED_WITH := .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed \
 	.cache/page/installed .cache/deploy/installed .cache/bin/helm
 
-.PHONY: help run test test-clients check soak fuzz pictures scan image-test manifests lock bench bench-quick clean
+.PHONY: help run test test-clients check soak overload fuzz pictures docs drawings package sbom scan image-test manifests lock bench bench-quick clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,7 +31,7 @@ run: .venv/installed .infinity/installed ## start two local Infinity servers and
 	PATH="$(CURDIR)/.infinity/bin:$$PATH" $(VENV)/infinity-gateway serve
 
 test: $(TESTED_WITH) check ## run all tests, those against real Infinity servers too
-	$(VENV)/pytest
+	$(VENV)/pytest --numprocesses 2 --no-loadscope-reorder
 
 test-clients: .venv/installed .infinity/installed .clients/installed ## run only the real clients, against a gateway
 	$(VENV)/pytest tests/clients
@@ -46,6 +46,9 @@ check: .venv/installed ## types, style and the import contract
 soak: .venv/installed .infinity/installed ## random faults under load for ten minutes, into docs/soak.txt
 	$(VENV)/python -m tests.faults.soak --seconds 600 --output docs/soak.txt
 
+overload: .venv/installed ## three times more calls than can be answered, for three minutes, into docs/overload.txt
+	$(VENV)/python -m tests.faults.overload --seconds 180 --output docs/overload.txt
+
 fuzz: .venv/installed ## look for inputs that are handled wrongly, SECONDS=60 for each target, and keep them in fuzz/corpus
 	$(VENV)/pip install --quiet --editable '.[dev,fuzz]'
 	$(VENV)/python -m fuzz --seconds $(SECONDS)
@@ -53,6 +56,24 @@ fuzz: .venv/installed ## look for inputs that are handled wrongly, SECONDS=60 fo
 pictures: .venv/installed .infinity/installed .cache/page/installed ## take the README's pictures of the page, in front of real servers
 	tools/install-chromium fonts-inter
 	$(VENV)/python -m tests.page.pictures
+
+docs: .venv/installed ## docs/configuration.md from the code
+	$(VENV)/python tools/configuration.py
+
+drawings: .venv/installed .infinity/installed .peers/installed .cache/prometheus/installed ## the drawings in docs/images, with real servers
+	$(VENV)/python -m tools.how_it_works
+	$(VENV)/python -m tests.docs.dashboard
+	.peers/bin/python -m tools.draw
+
+package: .venv/installed ## the sdist and the wheel into dist, installed in a clean environment and tried there
+	rm -rf dist .cache/package
+	$(VENV)/python -m build --outdir dist
+	$(PYTHON) -m venv .cache/package
+	.cache/package/bin/pip install --quiet dist/*.whl
+	PACKAGE_VENV=$(CURDIR)/.cache/package $(VENV)/pytest tests/packaging/test_packages.py
+
+sbom: ## what the image ships: THIRD_PARTY.md, deploy/sbom.cdx.json; after `make lock` and for each release
+	tools/sbom $(PYTHON)
 
 scan: .venv/installed .cache/bin/helm ## checkov on the image and on what the chart renders (installs 290 MB)
 	tools/scan
@@ -92,6 +113,7 @@ bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, 
 	$(BENCH).scale --deployments 200 --gateways 8 --seconds 16 --loads 0.3 --policies one,ours,least,random \
 		--json $(RUNS)/scale.json
 	.peers/bin/python -m benchmarks.report
+	$(VENV)/python tools/sizing.py
 
 bench-quick: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 5 minutes)
 	$(BENCH).upstream_bound --texts short --targets direct,gateway --connections 1,8,64,256 --seconds 3

@@ -1,6 +1,7 @@
 """Callers who send any bytes, over connections that are none, to the protocol that serves real ones."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -41,30 +42,49 @@ class Callers:
         """
         return self._memory.run(self._answers(data, max(piece or len(data), len(data) // _PIECES_MAX, 1)))
 
-    async def _answers(self, data: bytes, piece: int) -> bytes:
-        written: list[bytes] = []
+    async def connect(self) -> "Connection":
         state = ServerState()
-        loop = self._memory.loop
         protocol = Protocol(
             self._config,
             state,
             {},
-            loop,
+            self._memory.loop,
             calls=self._calls,
             drain=self._drain,
             limits=self._limits,
             patience=Patience(_LOOKS_EVERY_S),
             observe=self._memory.runtime.observe,
         )
-        link = Link(written.append, lambda: loop.call_soon(protocol.connection_lost, None))
-        protocol.connection_made(link)
+        return Connection(protocol, state)
+
+    async def _answers(self, data: bytes, piece: int) -> bytes:
+        connection = await self.connect()
         for at in range(0, len(data), piece):
-            if not link.is_closing():
-                protocol.data_received(data[at : at + piece])
-            await quiet()
-        link.close()
-        await quiet()
-        assert not state.tasks
-        assert not state.connections
+            await connection.send(data[at : at + piece])
+        await connection.end()
+        assert not connection.state.tasks
         assert self._memory.is_idle()
-        return b"".join(written)
+        return b"".join(connection.written)
+
+
+class Connection:
+    """One, and what has come back over it."""
+
+    def __init__(self, protocol: Protocol, state: ServerState) -> None:
+        self.written: list[bytes] = []
+        self.state = state
+        self._protocol = protocol
+        lost = partial(protocol.loop.call_soon, protocol.connection_lost, None)
+        self._link = Link(self.written.append, lost)
+        protocol.connection_made(self._link)
+
+    async def send(self, data: bytes) -> None:
+        """Unless it has been closed from the other end."""
+        if data and not self._link.is_closing():
+            self._protocol.data_received(data)
+        await quiet()
+
+    async def end(self) -> None:
+        self._link.close()
+        await quiet()
+        assert not self.state.connections

@@ -49,4 +49,4 @@ def check(data: bytes) -> None:
 def _call(path: str, headers: dict[bytes, bytes], body: bytes) -> Call:
     """What a good body is read as."""
     endpoint = _memory.calls.get(path) or _memory.calls["/v1/embeddings"]
-    return endpoint.dialect(endpoint.parse(body, endpoint.json_depth_max), headers).call
+    return endpoint.dialect(endpoint.parse(body), headers).call

@@ -24,7 +24,7 @@ _ordinary = Callers(_memory, {}, _limits)
 
 _BODY = b'{"model":"bert","input":"a"}'
 _OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
-_POST = b"POST %b HTTP/1.1\r\nHost: g\r\n%bContent-Length: %d\r\n\r\n%b"
+_POST = b"POST %b HTTP/1.1\r\nHost: localhost\r\n%bContent-Length: %d\r\n\r\n%b"
 _CHUNKS = b'5;a=b\r\n{"mod\r\n18\r\nel":"bert","inputs":"a"}\r\n0\r\nx: y\r\n\r\n'
 _WISHES = b"x-request-timeout: 5\r\nx-priority: bulk\r\n"
 _REQUESTS = [

@@ -12,7 +12,7 @@ from gateway.api.middleware import REQUEST_ID
 from gateway.bootstrap import Runtime
 from gateway.config import Config
 from gateway.core.lanes import Value
-from gateway.core.settings import DeploymentSettings, EngineSettings, PoolSettings
+from gateway.core.settings import DeploymentSettings, EngineSettings, LimitsSettings, Place, PoolSettings
 from gateway.messages import Task
 from gateway.pool import Answer, Encoding, Request, ServerFacts
 from gateway.service import Directory, Gateway
@@ -39,6 +39,9 @@ class Servers:
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
         return [str(server.server_model)]
 
+    def forget(self, place: Place) -> None:
+        pass
+
     def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Awaitable[Answer]:
         sent: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         values = [value_of(request, item) for item in request.items]
@@ -62,10 +65,15 @@ class InMemory:
     """The gateway, with one server for each of `models`."""
 
     def __init__(
-        self, servers: Directory, loop: FakeTimeLoop | None = None, models: Sequence[str] = tuple(MODELS)
+        self,
+        servers: Directory,
+        loop: FakeTimeLoop | None = None,
+        models: Sequence[str] = tuple(MODELS),
+        limits: LimitsSettings | None = None,
     ) -> None:
+        engine = EngineSettings(tuple(map(_pool, models)), limits=limits or LimitsSettings())
         self.loop = loop or _loop()
-        self.runtime = Runtime(Config(EngineSettings(tuple(map(_pool, models)))))
+        self.runtime = Runtime(Config(engine))
         self.gateway = Gateway(self.runtime.config.engine, servers, self.runtime.observe)
         self.runtime.gateway = self.gateway
         self.run(self._start())

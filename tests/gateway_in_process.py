@@ -11,12 +11,17 @@ import aiohttp
 from gateway.api.server import listen, serve
 from gateway.bootstrap import Runtime
 from gateway.config import Config
+from gateway.discovery import LookUp
 from gateway.errors import StartError
+from gateway.observability.lines import Lines
+from gateway.observability.tracing import Tracing
+from gateway.reload import ConfigFile
+from gateway.upstream.resolver import look_up
 
 _START_S_MAX = 20.0
 _STOP_S_MAX = 20.0
 _POLL_S = 0.002
-_HANDLED = (signal.SIGTERM, signal.SIGINT)
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(StartError):
@@ -26,11 +31,21 @@ class Stopped(StartError):
 class GatewayInProcess:
     """An async context manager; when it is entered, every deployment of `config` is up.
 
-    With `deployments` it waits for so many, 0 for none: for servers that are not there, or are sick.
+    With `deployments` it waits for so many, 0 for none: for servers that are not there, or are sick. The
+    access log goes to `lines`; `file` and `names` are the runtime's.
     """
 
-    def __init__(self, config: Config, *, deployments: int | None = None) -> None:
-        self.runtime = Runtime(config)
+    def __init__(
+        self,
+        config: Config,
+        *,
+        deployments: int | None = None,
+        lines: Lines | None = None,
+        tracing: Tracing | None = None,
+        file: ConfigFile | None = None,
+        names: LookUp = look_up,
+    ) -> None:
+        self.runtime = Runtime(config, lines, tracing, file, names)
         named = sum(len(pool.deployments) for pool in config.engine.pools) + len(config.engine.servers)
         self._wanted = named if deployments is None else deployments
         self._ending = asyncio.Event()

@@ -26,7 +26,9 @@ class GatewayProcess:
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
         directory: Path | None = None,
+        python: str | Path = sys.executable,
     ) -> None:
+        self._python = python
         self._arguments: Sequence[str] = (*(["--config", str(config)] if config else ()), *arguments)
         ours = ("INFINITY_", "GATEWAY_", "LITELLM_")
         self._environ = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | dict(environ or {})
@@ -48,7 +50,7 @@ class GatewayProcess:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gateway", "serve", "--port", "0", *self._arguments),
+            *(self._python, "-m", "gateway", "serve", "--port", "0", *self._arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -111,7 +113,7 @@ class GatewayProcess:
         async for raw in self._process.stdout:
             line = raw.decode(errors="replace").rstrip("\n")
             self.output.append(line)
-            if (found := re.search(r"listening on (http://\S+)", line)) and not self._listening.done():
+            if (found := re.search(r'listening on (http://[^\s"]+)', line)) and not self._listening.done():
                 self._listening.set_result(found[1])
         if not self._listening.done():
             self._listening.set_exception(

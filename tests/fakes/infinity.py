@@ -54,6 +54,8 @@ class FakeInfinity:
         api_key: str = "",
         queue_size: int = 32_000,
         service: ServiceTime | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self.models = tuple(models)
         self.worker = Worker(service or ServiceTime(), queue_size)
@@ -61,7 +63,8 @@ class FakeInfinity:
         self.requests: list[Received] = []
         self.in_flight = 0  # POSTs that are being answered.
         self.in_flight_max = 0
-        self.port = 0
+        self.host = host
+        self.port = port
         self._url_prefix = url_prefix
         self._api_key = api_key
         self._answers = Answers(models, self.worker)
@@ -74,16 +77,21 @@ class FakeInfinity:
     @property
     def url(self) -> str:
         """What a caller writes as base URL: the prefix is part of it."""
-        return f"http://127.0.0.1:{self.port}{self._url_prefix}"
+        return f"http://{self.host}:{self.port}{self._url_prefix}"
 
     @property
     def runs(self) -> bool:
         return self._runner is not None
 
     @property
+    def posts(self) -> list[Received]:
+        """What asks for inference; a gateway also asks for /metrics, whenever it likes."""
+        return [request for request in self.requests if request.method == "POST"]
+
+    @property
     def batches(self) -> list[list[Any]]:
         """The items of every POST, in order of arrival."""
-        return [request.items for request in self.requests if request.method == "POST"]
+        return [request.items for request in self.posts]
 
     async def received(self, count: int) -> list[list[Any]]:
         """Wait until `count` POSTs have arrived; then `batches`."""
@@ -143,7 +151,7 @@ class FakeInfinity:
         """A socket that holds the port, and refuses connections until something listens on it."""
         bound = socket.socket()
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", self.port))
+        bound.bind((self.host, self.port))
         self.port = bound.getsockname()[1]
         return bound
 

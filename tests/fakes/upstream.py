@@ -23,7 +23,7 @@ import orjson
 
 from gateway.core.lanes import BatchKey, Value
 from gateway.core.retry import Failure
-from gateway.core.settings import DeploymentSettings
+from gateway.core.settings import DeploymentSettings, Place
 from gateway.messages import Task
 from gateway.pool import Answer, Encoding, Request, SendError, ServerFacts
 from gateway.pool.samples import LONG, SHORT, sample_of, trial_key
@@ -103,6 +103,7 @@ class RecordingUpstream:
     timeouts: list[float] = field(default_factory=list)
     """How long each of `batches` was given."""
     probes: list[Probed] = field(default_factory=list)
+    forgotten: list[Place] = field(default_factory=list)
     in_flight: Counter[str] = field(default_factory=Counter)
     """Batches under way at each server."""
     in_flight_most: Counter[str] = field(default_factory=Counter)
@@ -125,6 +126,9 @@ class RecordingUpstream:
     async def models(self, server: DeploymentSettings, timeout_s: float) -> Sequence[str]:
         await self._reach(server.name, timeout_s)
         return self.served[server.name]
+
+    def forget(self, place: Place) -> None:
+        self.forgotten.append(place)
 
     async def send(self, deployment: DeploymentSettings, request: Request, timeout_s: float) -> Answer:
         name = deployment.name

@@ -55,6 +55,24 @@ async def test_a_server_that_is_gone_after_a_request_did_not_refuse_it(
     error = await failure_of(upstream, deployment(fake_infinity))
 
     assert error.failure is Failure.DISCONNECTED
+    assert error.is_gone
+
+
+async def test_what_may_break_connections_goes_over_one_of_its_own_once(
+    upstream: InfinityUpstream, fake_infinity: FakeInfinity
+) -> None:
+    """A kept one might be dead already, and whatever it is sent over twice may die twice."""
+    await keep_connections(upstream, fake_infinity, 1)
+    fake_infinity.faults.append(Fault(drop="before"))
+
+    error = await failure_of(upstream, deployment(fake_infinity), texts("one")._replace(fresh=True))
+
+    assert error.failure is Failure.DISCONNECTED
+    assert not error.is_gone
+    assert fake_infinity.batches == [["one"]]
+    await fake_infinity.stop()
+    error = await failure_of(upstream, deployment(fake_infinity), texts("two")._replace(fresh=True))
+    assert error.failure is Failure.REFUSED
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
