@@ -196,7 +196,8 @@ class _Run:
         try:
             await until(are_back, within_s=_BACK_S_MAX)
         except TimeoutError:
-            self.report.wrong(f"not all of {model} were back {_BACK_S_MAX:g} s after: {after}")
+            told = "".join(f"\n    {line}" for line in self.gateway.output[-12:])
+            self.report.wrong(f"not all of {model} were back {_BACK_S_MAX:g} s after: {after}{told}")
 
     # Callers
 
