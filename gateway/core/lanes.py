@@ -306,11 +306,11 @@ class Batch:
             part.entries[0].copies += 1
         return parts
 
-    def leave(self, deployment: str) -> None:
-        """It has failed there: leave what other batches hold to these."""
+    def leave(self, *deployments: str) -> None:
+        """It has failed there, or nobody is left to take it: leave what other batches hold to these."""
         kept = []
         for entry in self.entries:
-            entry.avoid = (*entry.avoid, deployment)
+            entry.avoid = (*entry.avoid, *deployments)
             if entry.copies:
                 entry.copies -= 1
             elif not entry.over:

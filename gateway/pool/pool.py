@@ -754,7 +754,9 @@ class Pool:
         _fail(batch, self._given_up(failure))
 
     def _strand(self, batch: Batch) -> None:
-        """`batch` failed, and no other deployment is up."""
+        """`batch` failed, or is a hedge, and no other deployment is up."""
+        if batch.hedged:
+            batch.leave()
         _fail(batch, self._given_up(Failure.SERVER_ERROR))
 
     def _given_up(self, failure: Failure) -> GatewayError:

@@ -163,9 +163,8 @@ async def test_ctrl_c_prints_what_there_is() -> None:
             *(sys.executable, "-m", "gateway", "bench", fake.url, "--rate", "50,60", "--duration", "1000"),
             *("--warm-up", "0.1"),
             stdout=asyncio.subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            ),  # which jobs in the background ignore
+            # A job in the background ignores it, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         await fake.received(30)
         process.send_signal(signal.SIGINT)

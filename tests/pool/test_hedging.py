@@ -91,6 +91,23 @@ async def test_when_one_fails_the_other_goes_on() -> None:
 
 
 @fake_time
+async def test_where_no_other_server_is_left_the_first_goes_on() -> None:
+    """It is late, and no more than that."""
+    upstream = Moody()
+
+    async with running(upstream, "ab") as pool:
+        await know(pool)
+        upstream.latency_of = lambda _, request: LATE_S if request.items[0] == "late" else 0.125
+        since, call = now(), ask(pool, "late")
+        await at(since + 0.0625)
+        upstream.down |= {"a", "b"} - {upstream.batches[-1].deployment}
+
+        assert_answered(await call)
+        assert now() == since + LATE_S
+        assert_at_rest(pool)
+
+
+@fake_time
 async def test_when_both_fail_that_is_told_once() -> None:
     """What became of the first is no news by then."""
     upstream, events = Moody(), list[Event]()
