@@ -156,6 +156,9 @@ class FakeInfinity:
         return bound
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if self._runner is None or request.app is not self._runner.app:
+            # A connection that was accepted while it stopped, and that aiohttp has not closed.
+            return cut_off(request, Fault(reset=True))
         handler = asyncio.current_task()
         assert handler is not None
         self._handlers.add(handler)
