@@ -65,7 +65,7 @@ def check(reply: Reply, fake: FakeInfinity) -> None:
         message = reply.body["error"]["message"]
         assert "the server refused" not in message
         # How many there are is known from the answer alone.
-        assert fake.batches == [] or message.startswith("dimensions must be from 1 to ")
+        assert fake.asked == [] or message.startswith("dimensions must be from 1 to ")
 
 
 @MANY

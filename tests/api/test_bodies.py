@@ -72,7 +72,7 @@ async def test_a_body_said_to_be_huge_is_refused_before_it_comes(
 
     assert status_of(answer) == 413
     assert b"connection: close" in answer.lower()
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 async def test_a_caller_who_waits_for_leave_is_refused_before_sending(
@@ -108,7 +108,7 @@ async def test_chunks_that_come_at_once_are_counted(
     answer = await raw_exchange(gateway.port, whole)
 
     assert status_of(answer) == 413
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 async def test_chunks_without_end_are_refused_at_the_limit(
@@ -129,7 +129,7 @@ async def test_chunks_without_end_are_refused_at_the_limit(
 
     assert status_of(await answer) == 413
     assert sent < 1000 * MOST
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 async def test_the_refusal_reaches_a_caller_who_goes_on_sending(caller: Caller, fake: FakeInfinity) -> None:
@@ -205,7 +205,7 @@ async def test_a_body_that_never_comes_whole_is_no_call(
 
     await caller.samples_when("requests_total", before + 1, status=499)
 
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/classify"])

@@ -54,7 +54,7 @@ async def test_parameters_of_a_classification_reach_the_server(caller: Caller, f
 async def test_only_lists_are_classified(caller: Caller, fake: FakeInfinity, text: object) -> None:
     """As Infinity has it: a single string is no list there."""
     assert "list of strings" in (await caller.classify(text)).error(400)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize("path", ["/models", "/v1/models"])

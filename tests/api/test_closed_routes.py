@@ -163,7 +163,7 @@ async def test_no_spelling_of_a_route_is_open(
             assert status in (400, 401, 404, 405), (method, target, answer)
             said = answer.replace(target.encode(), b"").replace(path.encode(), b"")
             assert not learned(said), (method, target, answer)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize("path", sorted(ROUTES.keys() - OPEN))
@@ -176,7 +176,7 @@ async def test_a_route_asks_for_the_key_whatever_headers_claim(
             status, answer = await status_of(gateway, request(method, path, *fields))
             # A null in a header is no HTTP.
             assert status == (400 if b"\x00" in b"".join(fields) else 401), (method, fields, answer)
-        assert fake.batches == []
+        assert fake.asked == []
 
         status, answer = await status_of(
             gateway, request(method, path, b"Authorization: Bearer " + KEY.encode())
@@ -227,7 +227,7 @@ async def test_a_wrong_key_opens_no_route(gateway: GatewayInProcess, fake: FakeI
                 assert status == 401, (method, fields, answer)
                 assert not learned(said), (method, fields, answer)
                 assert wrong.removeprefix(b"Bearer ") not in said
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize("path", sorted(HEALTH))

@@ -58,7 +58,7 @@ async def test_an_unknown_model_in_the_path_is_told(caller: Caller, fake: FakeIn
     reply = await caller.post("/engines/none/embeddings", {"model": "bert", "input": "one"})
 
     assert "'none' is not known" in reply.error(404)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 async def test_a_broken_body_is_told_on_paths_with_a_model(caller: Caller, fake: FakeInfinity) -> None:
@@ -215,7 +215,7 @@ async def test_what_would_be_silently_wrong_is_refused(
     reply = await caller.embed(["one"], **fields)
 
     assert next(iter(fields)) in reply.error(400)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 # Text Embeddings Inference
@@ -308,7 +308,7 @@ async def test_what_tei_would_not_rank_is_refused(
     reply = await caller.post("/rerank", {"model": "cross", "query": QUERY, "texts": DOCUMENTS, **fields})
 
     assert word in reply.error(400)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 async def test_texts_are_no_documents_on_coheres_second_path(caller: Caller, fake: FakeInfinity) -> None:

@@ -140,7 +140,7 @@ async def test_who_leaves_before_the_first_step_is_counted(
     writer.close()
 
     assert not connection.server_state.tasks
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 async def test_who_is_cancelled_in_the_turn_of_its_arrival_is_answered(

@@ -154,7 +154,7 @@ async def test_a_call_without_a_model_names_those_that_can(caller: Caller, fake:
     assert "bert" in message
     assert "clip" in message
     assert "cross" not in message
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 async def test_a_models_prefixes_stand_before_the_texts() -> None:

@@ -205,7 +205,7 @@ async def test_what_is_wrong_is_refused_in_the_words_of_the_route(
 
     check_answer(path, reply.status, reply.raw)
     if reply.status not in (200, 400, 422):
-        assert fake.batches == []
+        assert fake.asked == []
 
 
 # What is right

@@ -62,7 +62,7 @@ async def test_a_mistake_of_the_caller_needs_no_other_model() -> None:
 
     assert mistake.error(400)
     assert late.error(504)
-    assert other.batches == []
+    assert other.asked == []
 
 
 async def test_when_all_stand_ins_fail_the_first_error_is_told() -> None:

@@ -203,7 +203,7 @@ async def test_slowness_is_not_tried_again() -> None:
         samples = await caller.samples()
 
     assert reply.error(504)
-    assert second.batches == []
+    assert second.asked == []
     assert samples.total("retries_total") == 0
     assert samples.total("upstream_requests_total", outcome="timeout") == 1
 

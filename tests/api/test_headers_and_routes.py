@@ -143,7 +143,7 @@ async def test_a_time_limit_is_a_number_of_seconds(caller: Caller, fake: FakeInf
         reply = await caller.post("/v1/embeddings", {"model": "bert", "input": "one"}, **{header: given})
 
         assert header in reply.error(400)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize("given", ["30", "0.5", "600", "1e2", "100000000", ""])
@@ -190,7 +190,7 @@ async def test_an_unknown_priority_is_refused(caller: Caller, fake: FakeInfinity
     reply = await caller.post("/v1/embeddings", {"model": "bert", "input": "one"}, x_priority=given)
 
     assert reply.error(400) == "x-priority must be interactive or bulk"
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 # Routes

@@ -172,7 +172,7 @@ async def test_bad_fields_are_told_in_a_list(caller: Caller, fake: FakeInfinity,
     places = [(problem["type"], problem["loc"][-1]) for problem in reply.body["detail"]]
     assert ("string_type", "model") in places
     assert any(kind == "missing" for kind, _ in places)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize(

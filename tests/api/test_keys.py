@@ -45,7 +45,7 @@ async def test_a_call_without_a_key_is_refused(
     assert "Authorization: Bearer" in message
     assert reply.headers["WWW-Authenticate"] == "Bearer"
     assert reply.body["error"]["type"] == "authentication_error"
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ async def test_another_key_is_refused(
     message = reply.error(401)
     assert "wrong" not in message
     assert KEY not in message
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ async def test_too_much_is_refused(caller: Caller, fake: FakeInfinity, path: str
 
     assert f"at most {ITEMS}" in message(many, path)
     assert f"at most {CHARS}" in message(long, path)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 def nested(depth: int) -> bytes:
@@ -123,7 +123,7 @@ async def test_a_body_nested_too_deeply_is_refused(
     body = b'{"model": "bert", "query": "q", "%b": %b}' % (name.encode(), nested(depth))
 
     assert "nested" in message(await caller.post(path, body), path) or depth > 1000
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.proves(
@@ -147,7 +147,7 @@ async def test_a_large_body_of_tiny_values_is_refused(
     body = b'{"model": "bert", "query": "q", "%b": [%b]}' % (name.encode(), values)
 
     assert "strings, commas and brackets" in message(await caller.post(path, body), path)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 LARGE = 3_000_000

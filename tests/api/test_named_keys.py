@@ -126,7 +126,7 @@ async def test_another_is_not(caller: Caller, fake: FakeInfinity, given: str) ->
 
     message = reply.error(401)
     assert RAG not in message
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.proves("a caller without a key, or with another", caller="401; keys show nowhere", kind="attack")
@@ -164,7 +164,7 @@ async def test_a_model_that_a_key_is_not_for_is_forbidden(
     assert message == f"this key may not use the model '{model}'"
     assert reply.body["error"]["code"] == "model_not_allowed"
     assert after - before == 1
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ async def test_other_fields_of_a_document_cannot_be_ranked_by(caller: Caller, fa
     reply = await caller.rerank("q", [{"text": "a", "title": "b"}], rank_fields=["title"])
 
     assert "rank_fields" in reply.error(400)
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 # With nothing but a model that embeds
@@ -214,4 +214,4 @@ async def test_an_embedding_model_does_not_rerank_unless_told_to(caller: Caller,
     message = reply.error(400)
     assert "cannot rerank" in message
     assert "cross" in message
-    assert fake.batches == []
+    assert fake.asked == []

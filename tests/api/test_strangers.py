@@ -72,7 +72,7 @@ async def test_a_name_that_is_not_this_machines_is_not_served(
             assert b"bert" not in said
     samples = await caller.samples()
 
-    assert fake.batches == []
+    assert fake.asked == []
     assert samples.value("rejected_total", reason="foreign_host") >= before + len(ROUTES)
 
 
@@ -93,7 +93,7 @@ async def test_a_page_of_another_site_is_not_served(
             said = await answer(gateway, method, path, f"Host: localhost:{gateway.port}", f"Origin: {origin}")
             assert status(said) == 403, path
 
-    assert fake.batches == []
+    assert fake.asked == []
 
 
 @pytest.mark.parametrize("host", FOREIGN)

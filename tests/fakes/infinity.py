@@ -21,6 +21,7 @@ from typing import Any, Self
 import orjson
 from aiohttp import web
 
+from gateway.pool.samples import LONG, SHORT
 from tests.fakes.answers import TINY_MODELS, Answer, Answers, FakeModel, ServiceTime, Worker
 from tests.fakes.faults import Fault, Received
 from tests.fakes.vectors import classes_of, logit_of, score_of, vector_of, vectors_of
@@ -92,6 +93,11 @@ class FakeInfinity:
     def batches(self) -> list[list[Any]]:
         """The items of every POST, in order of arrival."""
         return [request.items for request in self.posts]
+
+    @property
+    def asked(self) -> list[list[Any]]:
+        """`batches` but for what a gateway asks of itself, whenever it likes."""
+        return [items for items in self.batches if not all(item in (SHORT, LONG) for item in items)]
 
     async def received(self, count: int) -> list[list[Any]]:
         """Wait until `count` POSTs have arrived; then `batches`."""
