@@ -176,7 +176,7 @@ async def _serving(
         runtime = Runtime(config, lines, tracing, file)
         say(logging.INFO, "listening", None, f"listening on {url}", url=url)
         if local is not None:
-            announcing = asyncio.create_task(_announce(runtime, url))
+            announcing = asyncio.create_task(_announce(runtime, url, lines))
             stack.callback(announcing.cancel)
         await serve(runtime, listener, failed)
     say(logging.INFO, "ended", None, "ended")
@@ -188,9 +188,10 @@ def _tell(text: str) -> None:
     say(logging.INFO, "local_server", ("local", text), text)
 
 
-async def _announce(runtime: Runtime, url: str) -> None:
-    """Print requests to try once they can be answered."""
+async def _announce(runtime: Runtime, url: str, lines: Lines) -> None:
+    """Print requests to try once they can be answered, below the lines that say so."""
     await runtime.gateway.wait_ready()
+    await asyncio.to_thread(lines.flush)
     model = runtime.gateway.models()[0].name
     variable = "GATEWAY_MASTER_KEY" if os.environ.get("GATEWAY_MASTER_KEY") else "LITELLM_MASTER_KEY"
     key = f" \\\n  -H 'Authorization: Bearer '\"${variable}\"" if runtime.config.master_key else ""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 Scalar = str | int | float | bool | None
 
@@ -39,7 +40,7 @@ class EmbeddingCall:
     """It may wait behind interactive calls, however small it is."""
     models: tuple[str, ...] = ()
     """Names and patterns (`bge-*`) of the models that may answer it; all when there are none."""
-    trace: object = field(default=None, compare=False, repr=False)
+    trace: Any = field(default=None, compare=False, repr=False)
     """What a listener has put there, to find the call again in the batches that it is part of."""
 
 
@@ -56,7 +57,7 @@ class RerankCall:
     caller: str = ""
     bulk: bool = False
     models: tuple[str, ...] = ()
-    trace: object = field(default=None, compare=False, repr=False)
+    trace: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class ClassifyCall:
     caller: str = ""
     bulk: bool = False
     models: tuple[str, ...] = ()
-    trace: object = field(default=None, compare=False, repr=False)
+    trace: Any = field(default=None, compare=False, repr=False)
 
 
 Call = EmbeddingCall | RerankCall | ClassifyCall

@@ -1057,6 +1057,27 @@ def test_describe_tells_what_would_run() -> None:
     )
 
 
+def test_describe_tells_of_every_section() -> None:
+    """Whatever differs, once."""
+    sections: dict[str, dict[str, object]] = {
+        "batching": {"items_max": 7},
+        "admission": {"queued_items_max": 7},
+        "cache": {"bytes_max": 7},
+        "health": {"failures_max": 7},
+        "retry": {"retries_max": 7},
+        "limits": {"items_max": 7},
+        "drain": {"grace_s": 7},
+        "logging": {"level": "error"},
+        "discovery": {"refresh_s": 7},
+    }
+
+    told = describe(read(entry(), gateway=sections)).splitlines()
+
+    for section, record in sections.items():
+        for name, value in record.items():
+            assert told.count(f"{section}.{name}: {value}") == 1
+
+
 def test_describe_tells_of_servers_whose_models_are_learned() -> None:
     """And of a gateway that anyone may call."""
     config = from_environment({"INFINITY_API_BASE": "http://x"})

@@ -8,12 +8,13 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from gateway.bench import compare, sweep
 from gateway.bench.inputs import MADE_UP, Inputs, MadeUp, read
+from gateway.bench.measured import Measured
 from gateway.bench.target import find
 from gateway.errors import StartError
 
@@ -69,19 +70,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-class _Measured(Protocol):
-    """A sweep or a comparison."""
-
-    rows: list[dict[str, Any]]
-    notes: list[str]
-    answered: int
-    agrees: bool
-
-    async def run(self) -> None: ...
-
-    def remark_repeated(self) -> None: ...
-
-
 async def bench(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """0, or 1 when no call was answered or the two that are compared give other answers.
 
@@ -120,7 +108,7 @@ async def _sweep(
     inputs: Inputs,
     seed: int,
     tell: Callable[[str], None],
-) -> tuple[_Measured, dict[str, Any]]:
+) -> tuple[Measured, dict[str, Any]]:
     target = await find(options.url, _key(options.key, _KEYS, environ), inputs, options.model)
     most = options.connections or [_CONNECTIONS_MAX]
     if len(most) > 1:
@@ -149,7 +137,7 @@ async def _comparison(
     inputs: Inputs,
     seed: int,
     tell: Callable[[str], None],
-) -> tuple[_Measured, dict[str, Any]]:
+) -> tuple[Measured, dict[str, Any]]:
     direct_url, gateway_url = options.compare
     gateway = await find(gateway_url, _key(options.key, _KEYS, environ), inputs, options.model)
     direct = await find(

@@ -15,6 +15,7 @@ import orjson
 
 from gateway.bench.inputs import Inputs
 from gateway.bench.load import TOO_MANY, ClosedLoop, Load, OpenLoop, Result
+from gateway.bench.measured import Measured
 from gateway.bench.table import line, number, remarks, status_words
 from gateway.bench.target import Target
 
@@ -76,7 +77,7 @@ _FIGURES: dict[str, tuple[Callable[[Result], float], bool]] = {
 _WIDTHS = (7, 8, 9, 9, 6, 14, 7)
 
 
-class Comparison:
+class Comparison(Measured):
     """Each level in rounds of direct, gateway, gateway, direct, …: if the machine slows, it does for both.
 
     Both get the same texts in the same order, and at the same times where no answer decides those."""
@@ -84,16 +85,9 @@ class Comparison:
     def __init__(
         self, direct: Target, gateway: Target, inputs: Inputs, plan: Plan, tell: Callable[[str], None]
     ) -> None:
+        super().__init__(inputs, tell)
         self._targets = dict(zip(SIDES, (direct, gateway), strict=True))
-        self._inputs = inputs
         self._plan = plan
-        self._tell = tell
-        self._place = 0
-        self.rows: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self.answered = 0
-        self.agrees = True
-        """Whether both gave the same answers."""
 
     async def run(self) -> None:
         await self._compare_answers()
@@ -104,10 +98,6 @@ class Comparison:
         )
         for level in self._plan.levels:
             await self._level(level)
-
-    def remark_repeated(self) -> None:
-        if said := self._inputs.repeated(self._place):
-            self.notes.append(said)
 
     async def _level(self, level: float) -> None:
         found: dict[str, list[Result]] = {side: [] for side in SIDES}

@@ -5,10 +5,10 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.bench.inputs import Inputs
 from gateway.bench.load import TIMED_OUT, TOO_MANY, UNSENT, OpenLoop, Result
+from gateway.bench.measured import Measured
 from gateway.bench.table import line, number, remarks, status_words
 from gateway.bench.target import Target
 
@@ -43,19 +43,13 @@ class Plan:
     """Latency that says stop; None is ten times the median at the first rate."""
 
 
-class Sweep:
+class Sweep(Measured):
     """Runs rates one after the other, and tells of each when it has ended."""
 
     def __init__(self, target: Target, inputs: Inputs, plan: Plan, tell: Callable[[str], None]) -> None:
+        super().__init__(inputs, tell)
         self._target = target
-        self._inputs = inputs
         self._plan = plan
-        self._tell = tell
-        self._place = 0
-        self.rows: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self.answered = 0
-        self.agrees = True
 
     async def run(self) -> None:
         self._tell(line(_COLUMNS, list(_COLUMNS.values())))
@@ -91,10 +85,6 @@ class Sweep:
             )
         else:
             self.notes.append(f"knee: none, since even at {number(stops)} calls/s {why}")
-
-    def remark_repeated(self) -> None:
-        if said := self._inputs.repeated(self._place):
-            self.notes.append(said)
 
     async def _meet(self, rate: float) -> Result:
         plan = self._plan

@@ -80,7 +80,7 @@ def _key(key: KeySettings) -> str:
 def _changed(config: Config) -> list[str]:
     """The settings that are not at their defaults, under the names that they have in the file."""
     engine, lines = config.engine, list[str]()
-    for part in ("batching", "admission", "health", "retry", "limits", "drain"):
+    for part in ("batching", "admission", "cache", "health", "retry", "limits", "drain"):
         record = config.drain if part == "drain" else getattr(engine, part)
         for item in fields(record):
             value = getattr(record, item.name)

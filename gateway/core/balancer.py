@@ -28,6 +28,8 @@ _TYPICAL = Shape(1, 8, 8 * 24)
 _LOOKED_AT = 16
 """Of more deployments than that, so many are drawn at random and compared."""
 _CONTESTED = 0.1
+_CROWDED = 5
+"""So many times as many others, and more, are all alike: where all are crowded, to move is no help."""
 _NEARLY = 1.5
 """Where servers are shared, one is as good as another that would answer in so many times its time."""
 _CANARY = Shape(1, 1, 3)
@@ -40,7 +42,9 @@ _LATE_TIMES = 3.0
 _CANARY_TIMES, _CANARY_S_MIN = 8.0, 4.0
 _LONGER_MAX = 3.0
 """So many times as long as any other probe a canary may take behind our own work."""
-_PATIENCE = 4.0
+_PATIENCE_MAX, _PATIENCE_TIMES = 4.0, 2.0
+_QUICK = 0.25
+"""Who answers canaries behind our work in so much of that time needs less of it."""
 _HEDGE_QUANTILE = 0.95
 
 BREAKER_STATES = ("closed", "open", "half_open")
@@ -57,9 +61,9 @@ class Deployment:
     """What the balancer knows of one server: its health, its speed and its work under way."""
 
     __slots__ = (
-        "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_permits", "_since", "_suspect",
-        "_work_s", "health", "in_flight_max", "items", "lateness", "name", "passed_over", "patience", "rank",
-        "service", "sharing", "weight",
+        "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_patience_s", "_permits",
+        "_silent_since", "_since", "_suspect", "_work_s", "health", "in_flight_max", "items", "lateness",
+        "name", "passed_over", "rank", "service", "sharing", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -90,8 +94,10 @@ class Deployment:
         """How fast it was when nobody else used it, if that is known."""
         self.passed_over = False
         """It stands idle though there is work, since others look so much faster."""
-        self.patience = 1.0
-        """So many times as long it may be silent, since it was taken for dead and had only been slow."""
+        self._patience_s = 0.0
+        """For so long at least it may be silent, since it was taken for dead and had only been slow."""
+        self._silent_since: float | None = None
+        """When the canary was sent that it did not answer."""
         self._suspect: Permit | None = None
         """The batch under way that may be what killed another."""
 
@@ -161,19 +167,20 @@ class Deployment:
 
     def canary_s(self, most: float) -> float:
         """How long a single short item may take: `most` as a rule, and longer behind much work of ours."""
-        if self.is_new or self.sharing.is_shared:
-            return self.patience * most
-        expected_s = self._work_s + self.service.work_s(_TYPICAL) + self.service.latency_s
-        return self.patience * min(_LONGER_MAX * most, max(_CANARY_S_MIN, _CANARY_TIMES * expected_s))
+        usual_s = most
+        if not (self.is_new or self.sharing.is_shared):
+            expected_s = self._work_s + self.service.work_s(_TYPICAL) + self.service.latency_s
+            usual_s = min(_LONGER_MAX * most, max(_CANARY_S_MIN, _CANARY_TIMES * expected_s))
+        return max(usual_s, min(_PATIENCE_MAX * usual_s, self._patience_s))
 
-    def on_hang(self) -> None:
-        """It did not answer a canary. If it comes back and had not ended, it was slow: more patience then, or
-        it would be taken out and back for as long as it is."""
-        self.patience = _PATIENCE
+    def on_hang(self, asked: float) -> None:
+        """It did not answer the canary of then. If it comes back and had not ended, it was slow: more
+        patience then, by how long that took, or it would be taken out and back for as long as it is."""
+        self._silent_since = asked
 
     def on_end(self) -> None:
         """It has ended, so that it was dead."""
-        self.patience = 1.0
+        self._patience_s, self._silent_since = 0.0, None
 
     def is_late(self, permit: "Permit", now: float) -> bool:
         """Whether a batch under way takes longer than 95 of 100."""
@@ -245,6 +252,9 @@ class Deployment:
 
     def restart(self, now: float) -> None:
         """It came up: it may be another than it was."""
+        if self._silent_since is not None:
+            self._patience_s = _PATIENCE_TIMES * (now - self._silent_since)
+            self._silent_since = None
         self._since = now
         self.sharing = Sharing()
         self.service.restart()
@@ -252,6 +262,8 @@ class Deployment:
     def on_canary(self, sent: float, now: float) -> None:
         """A single short item was answered beside the batches: of an idle deployment that says how fast it
         is, which nothing else would while others that look faster get all the work."""
+        if self._permits and now - sent < _QUICK * self._patience_s:
+            self._patience_s /= 2
         if self._permits or self._answered_at >= sent:
             return
         service = self.service
@@ -371,7 +383,8 @@ class Balancer:
 
     def settle(self) -> None:
         """Others may use the same servers, and know as little of us as we of them. What is known of them has
-        changed: so that we meet less, each goes to servers in an order of its own.
+        changed: so that we meet less, each prefers servers that the others use little, and among those has
+        an order of its own.
         """
         self._contested = any(d.sharing.others > _CONTESTED for d in self._all if d.health.is_up)
 
@@ -390,8 +403,8 @@ class Balancer:
     def pick(
         self, rooms: Sequence[Deployment], shape: Shape, now: float, rest: Shape | None = None
     ) -> Deployment | None:
-        """The one of `rooms` that would answer a batch of that shape first; where others use them too, the
-        first in our own order that would answer nearly as soon.
+        """The one of `rooms` that would answer a batch of that shape first; where others use them too, of
+        those that would answer nearly as soon one that is idle and that others use least.
 
         None when a deployment without room would be done with all that waits, `rest`, before that one
         answers: a slow server that stands idle is no help then.
@@ -401,10 +414,7 @@ class Balancer:
         """
         if len(self._deployments) == 1:
             return rooms[0]
-        if self._contested:
-            looked_at: Sequence[Deployment] = sorted(rooms, key=_rank)[:_LOOKED_AT]
-        else:
-            looked_at = self._some(rooms)
+        looked_at = rooms if self._contested else self._some(rooms)
         finish = [(d.answer_s(shape, now, d.weight), d) for d in looked_at]
         least = min(time for time, _ in finish)
         if rest:
@@ -413,7 +423,7 @@ class Balancer:
                 if d.batches and d.health.takes_work and d.answer_s(rest, now) < soonest and d not in rooms:
                     return None
         if self._contested:
-            return next(d for time, d in finish if time <= _NEARLY * least)
+            return min((d for time, d in finish if time <= _NEARLY * least), key=_preference)
         best = [d for time, d in finish if time <= least]
         if len(best) == 1:
             return best[0]
@@ -423,5 +433,9 @@ class Balancer:
         return deployments if len(deployments) <= _LOOKED_AT else self._rng.sample(deployments, _LOOKED_AT)
 
 
-def _rank(deployment: Deployment) -> float:
-    return deployment.rank
+def _preference(deployment: Deployment) -> tuple[bool, int, float]:
+    """The idle first, and those that others use little: who meets others goes elsewhere and is met less
+    there, so that gateways part the servers among them.
+    """
+    steps = min(int(deployment.sharing.others / _CONTESTED), _CROWDED)
+    return bool(deployment.batches), steps, deployment.rank

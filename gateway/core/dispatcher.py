@@ -86,7 +86,8 @@ class Dispatcher:
         as long as there is enough for one. False if nothing leaves.
         """
         lanes = self._lanes
-        speeds = self._balancer.speeds(rooms)
+        one = lanes.waiting == 1  # whose part is not to be asked for
+        speeds = dict.fromkeys(rooms, 1.0) if one else self._balancer.speeds(rooms)
         together = sum(speeds.values())
         sent = False
         while rooms and (lanes.full(now) if full else lanes.waiting):

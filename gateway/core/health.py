@@ -15,6 +15,9 @@ from enum import Enum
 
 from gateway.core.settings import HealthSettings
 
+_DIFFERENT_TIMES = 4.0
+"""So many times as rarely one with other vectors is probed as one that is down."""
+
 
 class State(Enum):
     STARTING = "starting"
@@ -74,8 +77,12 @@ class Health:
         """When to ask the deployment next, unless it answers of itself before."""
         if self._suspect and (self.is_up or self.is_different):
             return self._since
-        calm = (self.is_up and not self._failures) or self.is_different
-        return self._since + (self._settings.silent_s_max if calm else self._settings.probe_interval_s)
+        settings = self._settings
+        if self.is_up and not self._failures:
+            return self._since + settings.silent_s_max
+        # One that answers is asked less often, and may be restarted as what it should be.
+        times = _DIFFERENT_TIMES if self.is_different else 1.0
+        return self._since + min(settings.silent_s_max, times * settings.probe_interval_s)
 
     @property
     def is_different(self) -> bool:

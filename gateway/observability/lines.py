@@ -27,7 +27,7 @@ STDERR = 2
 
 _GATHER_S = 0.02
 """Lines of so long are written together: each time that a thread wakes up, it takes the loop's turn."""
-_CLOSE_S_MAX = 1.0
+_FLUSH_S_MAX = 1.0
 _CALLS_WAITING_MAX = 10_000
 _WAITING_MAX = 11_000
 """Lines that tell of events find room where those that tell of calls find none."""
@@ -82,6 +82,7 @@ class Lines:
         """So many were not written."""
         self._fd = fd
         self._waiting: deque[Line] = deque()
+        self._flushes: deque[threading.Event] = deque()
         self._repeats = Repeats()
         self._lock = threading.Lock()
         self._some = threading.Event()
@@ -97,7 +98,7 @@ class Lines:
     ) -> None:
         self._ending.set()
         self._some.set()
-        self._thread.join(_CLOSE_S_MAX)  # it may hang on its pipe for ever
+        self._thread.join(_FLUSH_S_MAX)  # it may hang on its pipe for ever
 
     def put(self, line: Line, most: int = _CALLS_WAITING_MAX) -> None:
         """Have it written, unless so many wait already."""
@@ -118,6 +119,13 @@ class Lines:
         else:
             self._some.set()  # to be told later
 
+    def flush(self) -> None:
+        """Block until what was put before is written, for a second at most: whoever reads it may hang."""
+        done = threading.Event()
+        self._flushes.append(done)
+        self._some.set()
+        done.wait(_FLUSH_S_MAX)
+
     def _run(self) -> None:
         dropped = 0
         while not self._ending.is_set():
@@ -125,7 +133,10 @@ class Lines:
             self._ending.wait(_GATHER_S)
             self._some.clear()
             now = time.time()  # noqa: TID251 - a date for people
+            flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
             self._write_all(self._take(now))
+            for done in flushes:
+                done.set()
             if self.dropped > dropped:
                 self._write(_dropped(now, self.dropped - dropped))
                 dropped = self.dropped

@@ -5,9 +5,11 @@ plain numbers, which become prometheus-client's families at a scrape: its own co
 step. The series that an event adds to are looked up once and kept.
 """
 
+import asyncio
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import accumulate
 from math import inf
@@ -329,6 +331,10 @@ class Metrics(Collector):
         build = _gauge("build_info", "Always 1.", "version", "python")
         build.add_metric([self._version, platform.python_version()], 1)
         yield build
+        tasks = _gauge("event_loop_tasks", "Tasks of the event loop that have not ended.")
+        with suppress(RuntimeError):  # where none runs
+            tasks.add_metric([], len(asyncio.all_tasks()))
+        yield tasks
         lines = CounterMetricFamily(
             f"{_PREFIX}_log_lines_dropped_total", "Lines that standard error did not take fast enough."
         )

@@ -54,7 +54,11 @@ class Member:
                 every_s = health.compare_every_s if proven else health.probe_interval_s
                 due = min(due, self._compared_at + every_s)
             if due <= loop.time():
-                on_probed(self, await self._probe(upstream, health, differs))
+                news = await self._probe(upstream, health, differs)
+                try:
+                    on_probed(self, news)
+                except Exception as error:  # A bug, as below: the watch goes on.
+                    loop.call_exception_handler({"message": "a probe was not taken", "exception": error})
                 continue
             self._nudge.clear()
             with suppress(TimeoutError):
@@ -99,7 +103,7 @@ class Member:
             full = error.failure is Failure.OVERLOADED
             self.hangs = health.is_up and error.failure is Failure.TIMEOUT
             if self.hangs:
-                self.state.on_hang()
+                self.state.on_hang(asked)
             elif error.failure in (Failure.REFUSED, Failure.DISCONNECTED):
                 self.state.on_end()
             # A single item that is not answered in all that time says as much as a refused connection.

@@ -17,5 +17,5 @@ async def refused(caller: Caller, fake: FakeInfinity, path: str, body: object, *
     )
     assert embedded.vectors == [vector_of(_TEXT).tolist()]
     assert ranked.ranking == [(0, score_of(_QUERY, _TEXT))]
-    assert fake.batches == [[_TEXT], [_TEXT]]
+    assert fake.asked == [[_TEXT], [_TEXT]]
     return bad

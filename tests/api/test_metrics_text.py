@@ -50,6 +50,7 @@ NAMES = {
     "config_reload_failures_total": "counter",
     "log_lines_dropped_total": "counter",
     "event_loop_lag_seconds": "histogram",
+    "event_loop_tasks": "gauge",
     "build_info": "gauge",
 }
 

@@ -452,3 +452,23 @@ def test_of_two_batches_done_in_one_pass_only_the_first_tells_of_the_servers_spe
     second.finish(100.0 + first.expected_s + 1e-4, tells=True)
 
     assert only.service.answers == answers + 1
+
+
+def test_the_patience_with_one_that_was_slow_ends_when_it_is_quick_at_work() -> None:
+    """What it answers while it stands idle says nothing of that."""
+    only = deployment()
+    assert only.canary_s(10) == 10
+    only.on_hang(100)
+    only.restart(130)
+    assert only.canary_s(10) == 40
+
+    only.on_canary(131, 131.1)
+    assert only.canary_s(10) == 40
+    Permit(only, ONE, 132)
+    only.on_canary(133, 150)
+    assert only.canary_s(10) == 40
+    only.on_canary(151, 151.1)
+    assert only.canary_s(10) == 30
+    for _ in range(3):
+        only.on_canary(161, 161.1)
+    assert only.canary_s(10) == 10

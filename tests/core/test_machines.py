@@ -115,23 +115,31 @@ class Permits(RuleBasedStateMachine):
         self.balancer = Balancer(random.Random(0))
         self.open: list[Permit] = []
         self.all: dict[str, Deployment] = {}
+        self.came_up: dict[str, float] = {}
+        self.ended: dict[str, float] = {}
+        """When each ended a batch last."""
+        self.spent_s: dict[str, float] = {}
+        """What each has told of last."""
 
-    @initialize(count=st.integers(1, 5), in_flight_max=st.sampled_from([1, 2, None]))
-    def begin(self, count: int, in_flight_max: int | None) -> None:
+    @initialize(count=st.integers(1, 5), in_flight_max=st.sampled_from([1, 2, None]), known=st.booleans())
+    def begin(self, count: int, in_flight_max: int | None, known: bool) -> None:
         for name in "abcde"[:count]:
             deployment = Deployment(name, Health(SETTINGS, self.now), in_flight_max=in_flight_max)
             self.all[name] = deployment
             self.balancer.add(deployment)
             self.comes_up(deployment)
+            for items in (1, 2, 4, 8) if known else ():
+                deployment.service.learn(Shape(1, items, items), True, 0.01 + 0.001 * items)
 
     def comes_up(self, deployment: Deployment) -> None:
         if deployment.health.on_probe_answer(self.now):
             deployment.restart(self.now)
+            self.came_up[deployment.name] = self.now
 
     def one(self, data: st.DataObject) -> Deployment:
         return self.all[data.draw(st.sampled_from(sorted(self.all)))]
 
-    @rule(passed_s=st.sampled_from([0.0, 0.001, 0.05, 2.0, 100.0]))
+    @rule(passed_s=st.sampled_from([0.0, 0.001, 0.005, 0.05, 2.0, 100.0]))
     def time_passes(self, passed_s: float) -> None:
         self.now += passed_s
 
@@ -139,17 +147,35 @@ class Permits(RuleBasedStateMachine):
     def a_batch_leaves(self, items: int, tokens: int, full: bool, suspect: bool) -> None:
         rooms = self.balancer.rooms(self.now, full)
         assert all(d.health.takes_work for d in rooms)
+        for deployment in rooms:
+            self.keeps_to_its_limit(deployment, full)
         able = [d for d in rooms if not (suspect and d.has_suspect)]
         if not able:
             return
         shape = Shape(1, items, items * tokens)
-        deployment = self.balancer.pick(able, shape, self.now, shape)
-        if deployment is None:
+        picked = self.balancer.pick(able, shape, self.now, shape)
+        if picked is None:
             return
-        assert deployment in able
-        assert deployment.batches < deployment.in_flight_max
-        self.open.append(Permit(deployment, shape, self.now, suspect=suspect))
-        assert deployment.has_suspect >= suspect
+        assert picked in able
+        self.open.append(Permit(picked, shape, self.now, suspect=suspect))
+        assert picked.has_suspect >= suspect
+
+    def keeps_to_its_limit(self, deployment: Deployment, full: bool) -> None:
+        """The last that was sent is done but for the way there, as far as can be known, or it is the only one
+        and a full batch stands behind it. Just one goes to a server that is new, or not ours alone.
+        """
+        ours = [permit for permit in self.open if permit.deployment is deployment]
+        assert len(ours) < deployment.in_flight_max
+        if not ours:
+            return
+        if deployment.is_new:
+            assert all(permit.sent < self.came_up[deployment.name] for permit in ours)
+            return
+        assert not deployment.sharing.is_shared
+        if not (full and len(ours) == 1):
+            last, latency_s = ours[-1], deployment.service.latency_s
+            begun = min(last.sent, self.ended.get(deployment.name, math.inf) - latency_s)
+            assert begun + last.work_s <= self.now + latency_s / 2 + 1e-6
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), tells=st.booleans())
@@ -158,6 +184,7 @@ class Permits(RuleBasedStateMachine):
         if tells:
             permit.deployment.health.on_answer(self.now)
         permit.finish(self.now, tells=tells)
+        self.ended[permit.deployment.name] = self.now
         with pytest.raises(AssertionError):
             permit.finish(self.now)
 
@@ -174,9 +201,15 @@ class Permits(RuleBasedStateMachine):
     def a_probe_is_answered(self, data: st.DataObject) -> None:
         self.comes_up(self.one(data))
 
-    @rule(data=st.data(), spent_s=st.floats(0, 1e6))
+    @rule(data=st.data(), spent_s=st.one_of(st.just(0.0), st.floats(0, 10), st.floats(-1e6, 1e6)))
     def a_server_tells_of_others(self, data: st.DataObject, spent_s: float) -> None:
-        self.one(data).on_sum(spent_s, self.now)
+        deployment = self.one(data)
+        told_s = max(0.0, self.spent_s.get(deployment.name, 0.0) + spent_s)
+        self.spent_s[deployment.name] = told_s
+        latency_s = deployment.service.latency_s
+        deployment.on_sum(told_s, self.now)
+        if deployment.service.latency_s != latency_s:  # by which it was known when it would be idle
+            self.ended[deployment.name] = -math.inf
         self.balancer.settle()
 
     @invariant()
@@ -197,6 +230,7 @@ class Permits(RuleBasedStateMachine):
             assert deployment.room_at(self.now) > self.now
             assert 4 <= deployment.canary_s(10.0) <= 30
             assert deployment.breaker in BREAKER_STATES
+            assert 1 <= deployment.limit <= deployment.in_flight_max
             assert not deployment.is_stalled(self.now) or deployment.batches
 
     @invariant()

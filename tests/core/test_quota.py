@@ -249,44 +249,74 @@ def test_levels_are_told_of_what_is_limited() -> None:
 
 
 class QuotaMachine(RuleBasedStateMachine):
-    """Calls of one key that come, are refused, end or leave in any order."""
+    """Calls of one key that come, are refused, end, leave or are told to come again, in any order.
+
+    The model: who holds a place, and what has been let through and when.
+    """
 
     calls: "Bundle[Claim]" = Bundle("calls")
 
     @initialize(
-        requests=st.sampled_from([None, 5, 600]),
-        items=st.sampled_from([None, 50, 6000]),
-        concurrency=st.sampled_from([None, 1, 3]),
+        requests=st.sampled_from([None, 5]),
+        items=st.sampled_from([None, 60]),
+        concurrency=st.sampled_from([None, None, 3]),
     )
     def begin(self, requests: int | None, items: int | None, concurrency: int | None) -> None:
         self.quota = quota(requests, items, concurrency)
         self.now = CLOCK
-        self.under_way: set[int] = set()
+        self.places: set[Claim] = set()
+        self.let_through: list[tuple[float, int, Claim]] = []
 
-    @rule(seconds=st.floats(0, 30))
+    @rule(seconds=st.floats(0, 10))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(target=calls, items=st.integers(1, 60))
-    def come(self, items: int) -> Claim:
-        made, before = Claim(self.quota), list(self.quota.levels(self.now))
+    @rule(target=calls, items=st.integers(1, 64), patient=st.booleans())
+    def come(self, items: int, patient: bool) -> Claim:
+        """Who is patient comes again when told to: for a request, for the items, and then it is taken."""
+        made, told = self.one(items), 0
+        while patient and isinstance(made, RateLimited):
+            told += 1
+            assert told <= 2
+            assert made.retry_after_s > 0
+            self.now += made.retry_after_s + 1e-5
+            made = self.one(items)
+        return made if isinstance(made, Claim) else Claim(self.quota)
+
+    def one(self, items: int) -> Claim | Exception:
+        made, rules, before = Claim(self.quota), self.quota.key, self.lefts()
+        full = rules.concurrency is not None and len(self.places) >= rules.concurrency
+        error: Exception | None = None
         try:
             made.begin(self.now)
             made.hold(items, self.now)
-        except (RateLimited, TooManyCalls, BadRequest) as error:
+        except (BadRequest, RateLimited, TooManyCalls) as caught:
+            error = caught
             made.end(self.now, refused=not isinstance(error, BadRequest))
-            if not isinstance(error, BadRequest):
-                assert [level.left for level in self.quota.levels(self.now)] == [
-                    level.left for level in before
-                ]
-        else:
-            self.under_way.add(id(made))
-        return made
+        match error:
+            case None:
+                assert not full
+                self.places.add(made)
+                self.let_through.append((self.now, items, made))
+            case BadRequest():
+                assert rules.items_per_minute is not None
+                assert items > rules.items_per_minute
+                self.let_through.append((self.now, 0, made))
+            case _:
+                assert self.lefts() == before
+                assert full or isinstance(error, RateLimited)
+        return error or made
+
+    def lefts(self) -> list[int]:
+        return [level.left for level in self.quota.levels(self.now)]
 
     @rule(call=calls, refused=st.booleans())
     def end(self, call: Claim, refused: bool) -> None:
+        """However often."""
         call.end(self.now, refused=refused)
-        self.under_way.discard(id(call))
+        if refused and call in self.places:
+            self.let_through = [each for each in self.let_through if each[2] is not call]
+        self.places.discard(call)
 
     @rule(concurrency=st.sampled_from([None, 1, 3]))
     def change(self, concurrency: int | None) -> None:
@@ -296,9 +326,20 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_who_is_under_way(self) -> None:
-        assert self.quota.under_way == len(self.under_way)
+        assert self.quota.under_way == len(self.places)
         assert all(0 <= level.left <= level.limit for level in self.quota.levels(self.now))
         assert not any(math.isnan(level.full_s) for level in self.quota.levels(self.now))
+
+    @invariant()
+    def keeps_to_its_rates(self) -> None:
+        """From any call on: requests and items, but for those of calls that got back what they took."""
+        key = self.quota.key
+        for first, (since, _, _) in enumerate(self.let_through):
+            requests = items = 0
+            for at, count, _ in self.let_through[first:]:
+                requests, items, minutes = requests + 1, items + count, 1 + (at - since) / 60
+                assert requests <= (key.requests_per_minute or math.inf) * minutes + 1e-3
+                assert items <= (key.items_per_minute or math.inf) * minutes + 1e-3
 
 
 TestQuota = QuotaMachine.TestCase

@@ -115,6 +115,35 @@ def test_where_others_are_each_gateway_goes_its_own_way() -> None:
     assert len(chosen) > 1
 
 
+@pytest.mark.parametrize(("there", "elsewhere", "moves"), [(0.24, 0.04, True), (1.0, 0.75, False)])
+def test_gateways_part_the_servers_among_them(there: float, elsewhere: float, moves: bool) -> None:
+    """Who meets others at the first of its own order goes where they are less, unless they are everywhere."""
+    balancer = Balancer(random.Random(1))
+    for name in "ab":
+        balancer.add(deployment(name, item_s=0.1))
+    first, second = sorted(balancer, key=lambda each: each.rank)
+    told(first, [0, 2 * there, 4 * there])
+    told(second, [0, 2 * elsewhere, 4 * elsewhere])
+    balancer.settle()
+
+    picked = balancer.pick([first, second], Shape(1, 32, 32 * 24), 10.0)
+
+    assert picked is (second if moves else first)
+
+
+def test_where_others_are_the_idle_come_first() -> None:
+    """A batch behind our own would wait, and another gateway may come before it."""
+    balancer = Balancer(random.Random(1))
+    for name in "ab":
+        balancer.add(deployment(name, item_s=0.1, latency_s=0.4))
+    first, second = sorted(balancer, key=lambda each: each.rank)
+    told(second, [0, 0.4, 0.8])
+    balancer.settle()
+    Permit(first, ONE, 10.0)
+
+    assert balancer.pick([first, second], Shape(1, 32, 32 * 24), 10.0) is second
+
+
 def test_a_server_full_of_others_is_the_last() -> None:
     balancer = Balancer(random.Random(1))
     for name, others in (("a", 3), ("b", 0), ("c", 3)):

@@ -33,6 +33,7 @@ _CUSTOM = {
     "ServiceMonitor": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor",
     "ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject",
 }
+_CPU = CHART / "ci/cpu-values.yaml"
 _MODELS = CHART / "ci/models-values.yaml"
 _INFINITY = CHART / "ci/infinity-values.yaml"
 _RUNBOOKS = "https://git.example.com/infinity-gateway/blob/main/"
@@ -277,14 +278,31 @@ def test_keys_are_mounted_as_a_folder() -> None:
     assert not any("subPath" in mount for mount in container["volumeMounts"])
 
 
-def test_each_infinity_has_an_address_of_its_own() -> None:
-    parts = manifests(CHART / "ci/cpu-values.yaml")
+@pytest.mark.parametrize("values", [_CPU, _INFINITY], ids=["fixed", "scaled"])
+def test_each_infinity_is_found_however_many_there_are(values: Path, tmp_path: Path) -> None:
+    """The gateway looks up the name of a Service that has an address for each pod, and names none itself."""
+    parts = manifests(values, "--set", "infinity.port=8000,config.gateway.discovery.refresh_s=3")
     service, workload = of_kind(parts, "Service", "-infinity"), of_kind(parts, "StatefulSet", "-infinity")
+    (name,) = (discovery := _config(parts, tmp_path).engine.discovery).names
+    (port,) = workload["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert (name.host, name.port) == (service["metadata"]["name"], port["containerPort"])
+    assert discovery.refresh_s == 3
     assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"].items() <= workload["spec"]["template"]["metadata"]["labels"].items()
     assert workload["spec"]["serviceName"] == service["metadata"]["name"]
-    host = "infinity-gateway-infinity"
-    addresses = [f"http://{host}-{i}.{host}:7997" for i in range(workload["spec"]["replicas"])]
-    assert _environ(parts)["INFINITY_API_BASE"].split(",") == addresses
+    assert "INFINITY_API_BASE" not in _environ(parts)
+
+
+def test_how_many_there_are_rolls_no_gateway() -> None:
+    few, many = (
+        of_kind(manifests(_CPU, "--set", f"infinity.replicas={count}"), "Deployment") for count in (2, 9)
+    )
+    assert few == many
+
+
+def test_servers_named_stand_beside_those_found() -> None:
+    environ = _environ(manifests(_CPU, "--set", "servers={http://a:1,http://b:2}"))
+    assert environ["INFINITY_API_BASE"] == "http://a:1,http://b:2"
 
 
 def test_what_is_scaled_has_no_fixed_number() -> None:
@@ -292,8 +310,22 @@ def test_what_is_scaled_has_no_fixed_number() -> None:
     assert "replicas" not in deployment["spec"]
     target = of_kind(scaled, "ScaledObject", "-infinity")["spec"]["scaleTargetRef"]["name"]
     assert "replicas" not in of_kind(scaled, "StatefulSet", target.removeprefix("infinity-gateway"))["spec"]
-    addresses = _environ(scaled)["INFINITY_API_BASE"].split(",")
-    assert len(addresses) == of_kind(scaled, "ScaledObject", "-infinity")["spec"]["maxReplicaCount"]
+
+
+def test_a_digest_wins_over_the_tag() -> None:
+    def images(*arguments: str) -> list[str]:
+        return [
+            container["image"] for pod in pods(manifests(_CPU, *arguments)) for container in pod["containers"]
+        ]
+
+    digest = f"sha256:{'a1' * 32}"
+    pinned = f"image.repository=r.example.com/gateway,image.tag=1.0.0,image.digest={digest}"
+    theirs = f"infinity.image=michaelf34/infinity@{digest}"
+    assert set(images("--set", pinned, "--set", theirs)) == {
+        f"r.example.com/gateway@{digest}",
+        f"michaelf34/infinity@{digest}",
+    }
+    assert "infinity-gateway:1.0.0" in images("--set", "image.tag=1.0.0")
 
 
 def test_keda_asks_what_prometheus_understands(tmp_path: Path) -> None:
@@ -333,6 +365,8 @@ def test_monitoring_is_that_of_the_folder() -> None:
         (("--set", "servers={http://a:1},keys.existing=k,ingress.enabled=true"), "ingress.host"),
         (("--set", "servers={http://a:1},keys.existing=k,keda.enabled=true"), "keda.target.name"),
         (("--values", str(_MODELS), "--set", "servers={http://a:1}"), "give one of them"),
+        (("--values", str(_CPU), "--set", "config.gateway.discovery.dns=a:1"), "give one of them"),
+        (("--values", str(MINIMAL), "--set", "image.digest=sha256:9f86"), "digest"),
         (("--values", str(MINIMAL), "--set", "replica=3"), "replica"),
         (("--values", str(MINIMAL), "--set", "replicas=0"), "replicas"),
         (("--values", str(MINIMAL), "--set", "prometheusRule.runbooks=https://a/b"), "runbooks"),

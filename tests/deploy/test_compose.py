@@ -25,7 +25,7 @@ def test_follows_the_specification(tmp_path: Path) -> None:
 
 def test_images_are_pinned() -> None:
     for service in _SERVICES.values():
-        assert re.search(r":v?\d+\.\d+\.\d+(-cpu)?$", service["image"])
+        assert re.search(r":v?\d+\.\d+\.\d+(-cpu)?(@sha256:[0-9a-f]{64})?$", service["image"])
 
 
 def test_all_that_is_mounted_exists() -> None:

@@ -28,7 +28,7 @@ def test_what_is_locked_is_what_is_needed() -> None:
         if not each.marker or each.marker.evaluate(here)
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for needed in map(Requirement, project["dependencies"]):
+    for needed in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["otel"]]):
         assert Version(versions[needed.name.lower()]) in needed.specifier, f"make lock: {needed}"
 
 

@@ -21,7 +21,7 @@ from tests.fakes.infinity import FakeInfinity, FakeModel
 from tests.gateway_process import GatewayProcess
 
 DOCS = ROOT / "docs"
-MIGRATING, QUICKSTART = DOCS / "migrating.md", DOCS / "quickstart.md"
+MIGRATING, QUICKSTART, OPERATING = (DOCS / f"{page}.md" for page in ("migrating", "quickstart", "operating"))
 SECRETS = {name: f"sk-{name}" for name in ("GATEWAY_MASTER_KEY", "LITELLM_MASTER_KEY", "RAG_KEY")}
 BGE = "BAAI/bge-small-en-v1.5"
 MODELS = (FakeModel(BGE), FakeModel("reranker", ("rerank",)))
@@ -185,3 +185,47 @@ async def test_the_quick_starts_file(tmp_path: Path) -> None:
             environ=SECRETS,
         )
     assert printed.count("ok: ") == 2
+
+
+async def test_the_first_command_of_an_operator() -> None:
+    """It says of each server why, also of one that is down, and asks with the key."""
+    command = one(OPERATING, "First", "sh", "/status")
+    async with stand_in() as up:
+        environ = {"INFINITY_API_BASE": f"{up.url},http://127.0.0.1:1", "GATEWAY_MASTER_KEY": "sk-night"}
+        async with GatewayProcess(environ=environ) as gateway:
+            await gateway.wait_ready(2)
+            command = command.replace("http://localhost:4000", gateway.url)
+            printed = await run("bash", "-c", command, environ=environ)
+    assert f"{BGE}  {up.url.removeprefix('http://')}  up  closed  answers" in printed.splitlines()
+
+
+def test_what_an_operators_commands_name_is_there() -> None:
+    """In compose.yaml, and in what the chart makes of its defaults with servers of its own."""
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    logs = re.findall(r"15m (.*)", one(OPERATING, "First", "sh", "docker compose"))
+    named = {name for line in logs for name in line.split()}
+    assert named == {name for name in services if name.startswith(("gateway", "infinity"))}
+
+    options = ("--set", "infinity.enabled=true,secret.existing=infinity-gateway")
+    done = helm("template", "infinity-gateway", ROOT / "deploy/helm/infinity-gateway", *options)
+    assert done.returncode == 0, done.stderr
+    parts = [part for part in yaml.safe_load_all(done.stdout) if part]
+    gateway, servers = of_kind(parts, "Deployment"), of_kind(parts, "StatefulSet", "-infinity")
+    labels = [part["spec"]["template"]["metadata"]["labels"] for part in (gateway, servers)]
+    commands = one(OPERATING, "First", "sh", "kubectl")
+    names = ", ".join(each["app.kubernetes.io/name"] for each in labels)
+    assert f"app.kubernetes.io/name in ({names})" in commands
+    components = [each["app.kubernetes.io/component"] for each in labels]
+    assert re.findall(r"/component=(\w+)", commands) == components
+    assert f"exec deployment/{gateway['metadata']['name']} " in commands
+    [container] = gateway["spec"]["template"]["spec"]["containers"]
+    [(command, file)] = re.findall(r"(\S+) check (\S+)", commands)
+    assert file in container["args"]
+    assert f'ENTRYPOINT ["{command}"]' in (ROOT / "Dockerfile").read_text()
+    [(service, port)] = re.findall(r"service/(\S+) 4000:(\d+)", commands)
+    ports = {
+        part["metadata"]["name"]: part["spec"]["ports"][0]["port"]
+        for part in parts
+        if part["kind"] == "Service"
+    }
+    assert ports[service] == int(port)

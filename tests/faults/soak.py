@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from tests.api.waiting import until
 from tests.end_to_end.configs import entry, written
 from tests.fakes.infinity import vector_of
 from tests.fakes.process import KILLER, MODEL, POISON, FakeProcess
+from tests.faults.conftest import name_of
 from tests.gateway_process import GatewayProcess
 from tests.real_infinity import RealInfinity, ServedModel
 
@@ -55,14 +55,16 @@ _FAULTS: dict[str, dict[str, Any]] = {
 _PROBE_S = 2.0
 """Shorter than usual, so that servers that hang are soon back and more can go wrong."""
 _BACK_S_MAX = 30.0
-_LEFT_S_MAX = 15.0
+_LEFT_S_MAX = 10.0
 _UNANSWERED_S_MAX = 35.0
-"""What a server will never answer is waited for as long as any call, though another has answered it."""
+"""What a server has swallowed is waited for as long as any call, though another has answered it: until then
+nobody knows that it will never be answered, and the server may be at work on it."""
 _PROBLEMS_MAX = 20
 _MIB = 1024 * 1024
 _FLAT_SHARE, _FLAT_MIB = 1.1, 8.0
 """The memory of the last quarter is at most that of the second one times this, and so much more."""
-_DESCRIPTORS_MORE = 8
+_DESCRIPTORS_MORE = 2
+"""Our own connections, by which we look."""
 
 
 @dataclass
@@ -125,25 +127,27 @@ class _Run:
     real: Sequence[RealInfinity]
     over: asyncio.Event = field(default_factory=asyncio.Event)
     issued: int = 0
+    swallowed: set[str] = field(default_factory=set)
+    """Stand-ins that took requests which they will never answer, and have not ended since."""
 
-    async def wait(self, seconds: float) -> None:
-        """So long, or until it is over."""
+    async def wait(self, seconds: float) -> bool:
+        """So long, or until it is over; whether it is."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.over.wait()
+        return self.over.is_set()
 
     # Faults
 
     async def break_stand_ins(self, rng: random.Random) -> None:
         """One thing at a time, and the next one when all are back."""
-        while not self.over.is_set():
-            await self.wait(rng.uniform(0.2, 0.8))
+        while not await self.wait(rng.uniform(0.2, 0.8)):
             fake = rng.choice(self.stand_ins)
             kind = rng.choice([*_FAULTS, "killed", "frozen", "an input that kills"])
             self.report.faults[kind] += 1
             for_s = rng.uniform(0.3, 4.0)
             if kind == "killed":
-                fake.kill()
+                await fake.stop()  # It is dead a while after the signal only.
                 await self.wait(for_s)
             elif kind == "frozen":
                 fake.signal(signal.SIGSTOP)
@@ -153,14 +157,16 @@ class _Run:
                 await self._send_killer(rng)
             else:
                 fake.tell(**_FAULTS[kind])
+                if kind == "hang":
+                    self.swallowed.add(name_of(fake.url))
                 await self.wait(for_s)
                 fake.tell()
-            dead = [each for each in self.stand_ins if not each.runs]
             if kind == "worker dead":
-                fake.kill()  # Nothing else brings it back.
-                dead.append(fake)
-            for each in dead:
-                await each.start()
+                await fake.stop()  # Nothing else brings it back.
+            for each in self.stand_ins:
+                if not each.runs:
+                    await each.start()
+                    self.swallowed.discard(name_of(each.url))
             await self._all_back(MODEL, STAND_INS, kind)
 
     async def _send_killer(self, rng: random.Random) -> None:
@@ -174,8 +180,7 @@ class _Run:
             self.report.wrong(f"an input that kills: {reply.status}, and {died} servers died")
 
     async def break_real(self, rng: random.Random) -> None:
-        while not self.over.is_set():
-            await self.wait(rng.uniform(1.0, 3.0))
+        while not await self.wait(rng.uniform(1.0, 3.0)):
             server, for_s = rng.choice(self.real), rng.uniform(0.5, 5.0)
             kind = rng.choice(["killed", "frozen"])
             self.report.faults[f"real: {kind}"] += 1
@@ -272,18 +277,28 @@ class _Run:
             self.report.memory_mib.append(resident_mib(self.gateway.pid))
             await self.wait(1.0)
 
-    async def _is_0(self, gauge: str) -> bool:
-        return (await self.caller.samples()).total(gauge) == 0
+    async def _ends(self, gauge: str, within_s: float, most: float = 0, **labels: str) -> None:
+        """It comes down to that in time, or something was left."""
 
-    async def look_at_the_end(self, descriptors: int) -> None:
-        """What is left, once the callers have gone and all servers are as they should be."""
+        async def has_ended() -> bool:
+            return (await self.caller.samples()).total(gauge, **labels) <= most
+
+        try:
+            await until(has_ended, within_s)
+        except TimeoutError:
+            left = (await self.caller.samples()).total(gauge, **labels)
+            self.report.wrong(f"{left:g} of {gauge} {labels or ''} after {within_s:g} s, not {most:g}")
+
+    async def look_at_the_end(self, descriptors: int, tasks: float) -> None:
+        """What is left, once the callers have gone and all servers are as they should be: entries in queues,
+        permits, tasks, connections."""
         report = self.report
-        for gauge in ("in_flight_requests", "queued_items", "deployment_in_flight_items"):
-            try:
-                await until(partial(self._is_0, gauge), within_s=_UNANSWERED_S_MAX)
-            except TimeoutError:
-                left = (await self.caller.samples()).total(gauge)
-                report.wrong(f"{left:g} left of {gauge}")
+        for gauge in ("in_flight_requests", "queued_items"):
+            await self._ends(gauge, _LEFT_S_MAX)
+        for name in map(name_of, [*(fake.url for fake in self.stand_ins), *(each.url for each in self.real)]):
+            within_s = _UNANSWERED_S_MAX if name in self.swallowed else _LEFT_S_MAX
+            await self._ends("deployment_in_flight_items", within_s, deployment=name)
+        await self._ends("event_loop_tasks", _LEFT_S_MAX, tasks)
         samples = await self.caller.samples()
         ended = samples.total("requests_total", route="/v1/embeddings")
         left_early = report.calls["hangs up", "has left"]
@@ -338,6 +353,7 @@ async def soak(seconds: float, seed: int, directory: Path) -> Report:
         await gateway.wait_ready(STAND_INS + REAL)
         descriptors = open_descriptors(gateway.pid)
         async with Caller(gateway.url) as caller:
+            at_rest = (await caller.samples()).total("event_loop_tasks")
             run = _Run(report, gateway, caller, stand_ins, real)
             kinds = dict(
                 zip(
@@ -356,7 +372,7 @@ async def soak(seconds: float, seed: int, directory: Path) -> Report:
                 await asyncio.sleep(seconds)
                 run.over.set()
         async with Caller(gateway.url) as run.caller:
-            await run.look_at_the_end(descriptors)
+            await run.look_at_the_end(descriptors, at_rest)
     return report
 
 

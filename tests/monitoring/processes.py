@@ -30,10 +30,12 @@ def tool(name: str) -> str:
     return str(found)
 
 
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [tool("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
+    return run(tool("promtool"), *arguments)
 
 
 class _Server:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.monitoring.processes import MONITORING, ROOT, promtool
+from tests.monitoring.processes import MONITORING, ROOT, promtool, run, tool
 
 OPERATING = ROOT / "docs" / "operating.md"
 ASKED = ("**Means**", "**Callers notice**", "**Look at**", "**Do**")
@@ -216,6 +216,14 @@ def test_prometheus_takes_the_files() -> None:
     checked = promtool("check", "config", "--lint-fatal", str(MONITORING / "prometheus.yml"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count("SUCCESS") == 4, checked.stdout
+    routed = run(tool("amtool"), "check-config", str(MONITORING / "alertmanager.yml"))
+    assert routed.returncode == 0, routed.stdout + routed.stderr
+
+
+def test_alertmanager_names_alerts_that_there_are() -> None:
+    alerts = (MONITORING / "alerts.yml").read_text()
+    for name in re.findall(r"alertname = (\w+)", (MONITORING / "alertmanager.yml").read_text()):
+        assert f"alert: {name}\n" in alerts
 
 
 @pytest.mark.parametrize("alert", CASES)

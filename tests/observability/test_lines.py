@@ -152,8 +152,23 @@ def test_a_full_pipe_blocks_nobody_and_what_is_dropped_is_counted() -> None:
     assert dropped["lines"] == 5_000
 
 
+def test_what_is_flushed_stands_before_what_is_written_then(tmp_path: Path) -> None:
+    """As "Ready.", which goes to standard output at once: below the lines that say why."""
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with Lines(fd) as lines:
+        for round_ in range(3):
+            Handler(lines).emit(record("a is up", about="a"))
+            lines.flush()
+            os.write(fd, b'{"message": "ready %d"}\n' % round_)
+    os.close(fd)
+
+    told = [line["message"] for line in written(path)]
+    assert told == [each for round_ in range(3) for each in ("a is up", f"ready {round_}")]
+
+
 def test_it_ends_although_the_pipe_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.observability.lines._CLOSE_S_MAX", 0.05)
+    monkeypatch.setattr("gateway.observability.lines._FLUSH_S_MAX", 0.05)
     reading, writing = os.pipe()
     with Lines(writing, lambda _: b"." * 100_000) as lines:
         lines.put(Line(AT, "INFO", "call", "", {}))

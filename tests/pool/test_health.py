@@ -234,6 +234,26 @@ async def test_a_server_that_hangs_is_taken_out_and_comes_back() -> None:
 
 
 @fake_time
+async def test_one_that_hangs_again_is_found_in_the_time_that_it_was_slow_for() -> None:
+    """It had been given up half a second too soon, which calls for no more than twice the time."""
+    upstream, limit_s = RecordingUpstream(), SETTINGS.health.probe_timeout_s
+
+    async with running(upstream, "a", SETTINGS) as pool:
+        upstream.hung.add("a")
+        await at(10 + limit_s)
+        assert states(pool) == {"a": "down"}
+        upstream.hung.clear()
+        await at(now() + 0.5)
+        assert states(pool) == {"a": "up"}
+
+        upstream.hung.add("a")
+        await at(now() + 0.5 + 2 * limit_s)
+        assert states(pool) == {"a": "up"}
+        await at(now() + 2 * 0.5)
+        assert states(pool) == {"a": "down"}
+
+
+@fake_time
 async def test_callers_in_a_hurry_do_not_take_a_server_down() -> None:
     """Who gives it a quarter of a second says nothing about it."""
     upstream = RecordingUpstream(latency_s=0.5)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gateway.core.events import DeploymentChanged, Event
 from gateway.core.settings import DeploymentSettings, EngineSettings, HealthSettings
 from gateway.errors import ServerFailed
 from gateway.pool import Answer, Request, ServerFacts
@@ -68,4 +69,32 @@ async def test_a_bug_in_a_probe_does_not_end_the_probes() -> None:
     async with running(upstream, "a", SETTINGS) as pool:
         await at(5)
 
+        assert states(pool) == {"a": "up"}
+
+
+class BrokenListener(list[Event]):
+    """Raises once, when a server goes down."""
+
+    broken = True
+
+    def append(self, event: Event) -> None:
+        if self.broken and isinstance(event, DeploymentChanged) and not event.up:
+            self.broken = False
+            raise ZeroDivisionError("a bug")
+
+
+@fake_time
+async def test_a_bug_in_what_hears_of_a_probe_does_not_end_the_probes() -> None:
+    upstream, listener = RecordingUpstream(), BrokenListener()
+    shown: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: shown.append(context["exception"]))
+
+    async with running(upstream, "a", SETTINGS, listener) as pool:
+        upstream.down.add("a")
+        await at(15)
+        assert states(pool) == {"a": "down"}
+        assert len(shown) == 1
+
+        upstream.down.clear()
+        await at(16)
         assert states(pool) == {"a": "up"}

@@ -42,7 +42,7 @@ async def test_one_that_joins_with_other_vectors_gets_no_work() -> None:
         assert {batch.deployment for batch in upstream.batches} == {"a"}
         assert len(news(events, "b")) == 1
         assert "as a does" in news(events, "b")[0]
-        assert 4 <= sum(probe.deployment == "b" for probe in upstream.probes) <= 7
+        assert 4 <= sum(probe.deployment == "b" for probe in upstream.probes) <= 30
         upstream.spaces.clear()
         await at(now() + AGAIN_S)
         assert states(pool) == {"a": "up", "b": "up"}
@@ -67,6 +67,21 @@ async def test_one_that_comes_back_with_other_vectors_gets_no_work() -> None:
         sent = len(upstream.batches)
         assert_answered(await ask(pool, texts(64, "after ")))
         assert {batch.deployment for batch in upstream.batches[sent:]} == {"a"}
+
+
+@fake_time
+async def test_one_that_was_restarted_as_it_should_be_gets_work_soon() -> None:
+    """Nothing tells that it was: it gets no batch that could be refused."""
+    upstream = RecordingUpstream(spaces={"b": "other "})
+
+    async with running(upstream, "ab") as pool:
+        await ask(pool, "x")
+        await at(60)
+        assert states(pool) == {"a": "up", "b": "different"}
+
+        upstream.spaces.clear()
+        await at(63)
+        assert states(pool) == {"a": "up", "b": "up"}
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -180,7 +195,7 @@ async def test_when_only_ones_with_other_vectors_are_left_calls_are_told_when_to
     """No sooner than one of them is asked again."""
     upstream = RecordingUpstream()
 
-    async with running(upstream, "ab") as pool:
+    async with running(upstream, "ab", EngineSettings(health=HealthSettings(probe_interval_s=2.5))) as pool:
         await ask(pool, "x")
         upstream.spaces["b"] = "other "
         await at(AGAIN_S)

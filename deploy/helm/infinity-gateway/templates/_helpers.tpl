@@ -38,24 +38,19 @@ app.kubernetes.io/component: infinity
 {{- define "gateway.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- if include "gateway.keysSecret" . }}{{ $_ := set $config.gateway "keys_file" "/etc/infinity-gateway/keys/keys.yaml" }}{{ end -}}
+{{- with include "gateway.discovered" . }}{{ $_ := set $config.gateway "discovery" (merge dict (dict "dns" .) ($config.gateway.discovery | default dict)) }}{{ end -}}
 {{- toYaml $config -}}
 {{- end }}
 
-{{- /* Addresses whose models are learned, comma-separated. With KEDA, of all the servers that there may ever be. */ -}}
-{{- define "gateway.servers" -}}
-{{- $servers := .Values.servers -}}
-{{- if .Values.infinity.enabled -}}
-{{- $name := include "gateway.infinity" . -}}
-{{- $count := .Values.infinity.replicas -}}
-{{- if and .Values.keda.enabled (not .Values.keda.target.name) }}{{ $count = .Values.keda.max }}{{ end -}}
-{{- range until (int $count) }}{{ $servers = append $servers (printf "http://%s-%d.%s:%v" $name . $name $.Values.infinity.port) }}{{ end -}}
-{{- end -}}
-{{- join "," $servers -}}
+{{- /* Infinity brought along, by the name of its headless Service: however many there are, they are found. Those that KEDA
+has not started would be servers that are down for the gateway if each were named. */ -}}
+{{- define "gateway.discovered" -}}
+{{- if .Values.infinity.enabled }}{{ include "gateway.infinity" . }}:{{ .Values.infinity.port }}{{ end -}}
 {{- end }}
 
 {{- /* Ports of all servers, as a JSON list. */ -}}
 {{- define "gateway.serverPorts" -}}
-{{- $bases := splitList "," (include "gateway.servers" .) -}}
+{{- $bases := .Values.servers -}}
 {{- range .Values.config.model_list -}}
 {{- $bases = concat $bases (list .litellm_params.api_base) (.litellm_params.api_bases | default list) -}}
 {{- end -}}
@@ -63,6 +58,7 @@ app.kubernetes.io/component: infinity
 {{- range append (.Values.config.model_list | default list) .Values.config.gateway -}}
 {{- with (.discovery | default dict).dns }}{{ $ports = append $ports (regexFind "[0-9]+$" . | int) }}{{ end -}}
 {{- end -}}
+{{- if .Values.infinity.enabled }}{{ $ports = append $ports (int .Values.infinity.port) }}{{ end -}}
 {{- range $bases -}}
 {{- if and . (hasPrefix "http" .) -}}
 {{- $url := urlParse . -}}
@@ -76,10 +72,15 @@ app.kubernetes.io/component: infinity
 {{- define "gateway.check" -}}
 {{- $gateway := .Values.config.gateway -}}
 {{- $general := .Values.config.general_settings | default dict -}}
-{{- if not (or (include "gateway.servers" .) .Values.config.model_list ($gateway.discovery | default dict).dns) -}}
+{{- $dns := ($gateway.discovery | default dict).dns -}}
+{{- $learned := or .Values.servers .Values.infinity.enabled -}}
+{{- if not (or $learned .Values.config.model_list $dns) -}}
 {{- fail "there is nothing to serve: give servers, infinity.enabled=true or config.model_list" -}}
 {{- end -}}
-{{- if and (include "gateway.servers" .) .Values.config.model_list -}}
+{{- if and .Values.infinity.enabled $dns -}}
+{{- fail "infinity.enabled sets config.gateway.discovery.dns to its own Service: give one of them" -}}
+{{- end -}}
+{{- if and $learned .Values.config.model_list -}}
 {{- fail "servers and infinity.enabled stand for models that are learned, config.model_list for those that are listed: give one of them" -}}
 {{- end -}}
 {{- if not (or (include "gateway.secret" .) (include "gateway.keysSecret" .) $general.master_key $gateway.keys $gateway.allow_anonymous) -}}
