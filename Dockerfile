@@ -1,17 +1,23 @@
 # Any image with Python 3.11 or newer and its venv module; a digest pins it for good: --build-arg BASE=python@sha256:…
 ARG BASE=python:3.11.14-slim-bookworm
+# The same with a C compiler, for which the core of the gateway is compiled. With COMPILED=0 any base will do.
+ARG BUILD_BASE=python:3.11.14-bookworm
 
-FROM ${BASE} AS build
+FROM ${BUILD_BASE} AS build
+ARG COMPILED=1
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 # pip stays here: /app gets no installer.
-RUN python3 -m venv pip && pip/bin/pip install setuptools==84.2.1 && python3 -m venv --without-pip /app
+RUN python3 -m venv pip && pip/bin/pip install mypy==2.4.1 setuptools==84.2.1 && python3 -m venv --without-pip /app
 # What the gateway needs, before the gateway itself, which changes more often.
 COPY deploy/requirements.txt ./
 RUN pip/bin/pip --python /app/bin/python install --require-hashes --requirement requirements.txt
-COPY LICENSE README.md pyproject.toml ./
+# mypy, which compiles, looks at their types.
+RUN site="import site; print(site.getsitepackages()[0])" \
+    && /app/bin/python -c "$site" >"$(pip/bin/python -c "$site")/app.pth"
+COPY LICENSE README.md pyproject.toml setup.py ./
 COPY gateway gateway
-RUN pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+RUN INFINITY_GATEWAY_COMPILED=$COMPILED pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && pip/bin/pip --python /app/bin/python install --no-deps dist/*.whl
 
 FROM ${BASE}

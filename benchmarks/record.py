@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **_installed(None, _OURS),
-        "infinity-gateway": _commit(),
+        "infinity-gateway": f"{_commit()}, {_build()}",
         **_installed(ROOT / ".infinity", _INFINITY),
         **{_PEERS[package]: version for package, version in installed.items()},
     }
@@ -111,6 +111,13 @@ def _commit() -> str:
         return commit + ("+changes" if _git("status", "--porcelain", "--", ".", ":!benchmarks/runs") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _build() -> str:
+    """Of the gateways that are started: pure or compiled."""
+    code = "from gateway.bootstrap import BUILD; print(BUILD)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _git(*arguments: str) -> str:

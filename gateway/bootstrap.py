@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import uvloop
 
-from gateway import __version__
+from gateway import __version__, service
 from gateway.config import Config, KeysFile
 from gateway.core.admission import Bodies
 from gateway.core.events import ConfigRead, DeploymentChanged, Event, KeysRead
@@ -51,6 +51,10 @@ class EventLoop(uvloop.Loop):
     time = staticmethod(time.monotonic)  # noqa: TID251 - this is the clock that all others are told to use
 
 
+BUILD = "pure" if service.__file__.endswith(".py") else "compiled"
+"""Whether what each call passes through is machine code: see setup.py."""
+
+
 class Runtime:
     """A gateway with its connections and its listeners. Enter it to start them, leave it to end them. The
     access log goes to `lines`; without them there is none. What changes in `file`, from which the
@@ -71,7 +75,7 @@ class Runtime:
         self._upstream = InfinityUpstream(config.engine.upstream_tls)
         upstream: Directory = tracing.traced(self._upstream) if tracing else self._upstream
         self.gateway = Gateway(config.engine, upstream, self.observe)
-        self.metrics = Metrics(__version__, self.gateway.stats, lambda: lines.dropped if lines else 0)
+        self.metrics = Metrics(__version__, BUILD, self.gateway.stats, lambda: lines.dropped if lines else 0)
         self._lines = lines
         self._tracing = tracing
         self.calls = self._calls()

@@ -22,7 +22,7 @@ from gateway import __version__
 from gateway.api.server import listen, serve
 from gateway.bench.command import add_options as add_bench_options
 from gateway.bench.command import bench
-from gateway.bootstrap import EventLoop, Runtime
+from gateway.bootstrap import BUILD, EventLoop, Runtime
 from gateway.config import Config, callers_key, describe, from_environment, load
 from gateway.core.sameness import Sameness
 from gateway.core.settings import DeploymentSettings, DrainSettings, EngineSettings, NameSettings
@@ -37,6 +37,7 @@ from gateway.upstream.infinity import InfinityUpstream
 from gateway.upstream.resolver import look_up
 
 _LOOK_UP_S = 10.0
+_VERSION = f"infinity-gateway {__version__}" + (" (compiled)" if BUILD == "compiled" else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         description="One address in front of many Infinity embedding and rerank servers.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--version", action="version", version=_VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serving = commands.add_parser(
         "serve",
@@ -158,7 +159,7 @@ async def _serving(
     lines: Lines,
 ) -> int:
     asyncio.get_running_loop().set_exception_handler(on_exception)
-    say(logging.INFO, "starting", None, f"infinity-gateway {__version__} starts", version=__version__)
+    say(logging.INFO, "starting", None, f"{_VERSION} starts", version=__version__, build=BUILD)
     tracing = start_tracing(config.telemetry, __version__, os.environ)
     listener = listen(host, port)
     host, port = listener.getsockname()[:2]

@@ -343,9 +343,9 @@ class Gateway:
                 if str(error) != learning.why:
                     learning.why = str(error)
                     self.observe(DeploymentChanged("", server.name, up=False, why=str(error)))
-            except Exception as error:  # A bug, which must not lose the server.
+            except Exception as bug:  # A bug, which must not lose the server.
                 asyncio.get_running_loop().call_exception_handler(
-                    {"message": f"asking {server.name} for its models failed", "exception": error}
+                    {"message": f"asking {server.name} for its models failed", "exception": bug}
                 )
             await asyncio.sleep(health.probe_interval_s)
 

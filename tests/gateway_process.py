@@ -50,7 +50,7 @@ class GatewayProcess:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(self._python, "-m", "gateway", "serve", "--port", "0", *self._arguments),
+            *(self._python, "-P", "-m", "gateway", "serve", "--port", "0", *self._arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -188,11 +188,13 @@ class Metrics(Collector):
     def __init__(
         self,
         version: str,
+        build: str,
         stats: Callable[[], Sequence[PoolStats]],
         dropped: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`stats` are those of the pools; `dropped` says how many lines of the log were."""
-        self._version = version
+        """`build` is pure or compiled; `stats` are those of the pools; `dropped` says how many lines of the
+        log were."""
+        self._build = version, build, platform.python_version()
         self._stats = stats
         self._dropped = dropped
         self._families: list[_Counter | _Histogram] = []
@@ -328,8 +330,8 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         for family in self._families:
             yield family.family()
-        build = _gauge("build_info", "Always 1.", "version", "python")
-        build.add_metric([self._version, platform.python_version()], 1)
+        build = _gauge("build_info", "Always 1.", "version", "build", "python")
+        build.add_metric(self._build, 1)
         yield build
         tasks = _gauge("event_loop_tasks", "Tasks of the event loop that have not ended.")
         with suppress(RuntimeError):  # where none runs

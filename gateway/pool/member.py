@@ -108,8 +108,8 @@ class Member:
                 self.state.on_end()
             # A single item that is not answered in all that time says as much as a refused connection.
             return health.on_failure(loop.time(), str(error), refused=not full, full=full)
-        except Exception as error:  # A bug, which must not end the watch: nobody else would take it back.
-            loop.call_exception_handler({"message": "a probe failed", "exception": error})
+        except Exception as bug:  # A bug, which must not end the watch: nobody else would take it back.
+            loop.call_exception_handler({"message": "a probe failed", "exception": bug})
             return health.on_failure(loop.time(), "internal error")
         if was_up and not health.is_up:
             return False

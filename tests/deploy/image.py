@@ -50,6 +50,8 @@ async def main(folder: Path) -> None:
     with read_only(root):
         writing = in_image(root, image, "touch", "/app/x")
         assert b"Read-only" in subprocess.run(writing, check=False, capture_output=True).stderr  # noqa: ASYNC221
+        version = in_image(root, image, *image["Entrypoint"], "--version")
+        assert b"(compiled)" in subprocess.run(version, check=False, capture_output=True).stdout  # noqa: ASYNC221
         async with FakeInfinity() as infinity:
             key = {"GATEWAY_MASTER_KEY": "image-test"}
             process = await asyncio.create_subprocess_exec(

@@ -36,7 +36,7 @@ def test_counts_and_buckets_are_those_of_prometheus_client(seed: int) -> None:
         registry=registry,
     )
     served = Counter("infinity_gateway_tokens_total", "Tokens charged.", ["model"], registry=registry)
-    metrics = Metrics("1", list)
+    metrics = Metrics("1", "pure", list)
     for _ in range(500):
         seconds = rng.choice([*bounds, rng.random(), 10 * rng.random(), 0.0, 1e-9, 1e9])
         lag.observe(seconds)
@@ -51,7 +51,7 @@ def test_counts_and_buckets_are_those_of_prometheus_client(seed: int) -> None:
 
 def test_what_has_not_happened_is_0_where_there_are_no_labels() -> None:
     """A series that appears with its first event has no rate for it."""
-    text = Metrics("1", list).render().decode()
+    text = Metrics("1", "pure", list).render().decode()
 
     assert "\ninfinity_gateway_fallbacks_total 0.0\n" in text
     assert '\ninfinity_gateway_event_loop_lag_seconds_bucket{le="+Inf"} 0.0\n' in text
@@ -59,7 +59,7 @@ def test_what_has_not_happened_is_0_where_there_are_no_labels() -> None:
 
 def test_a_deployment_that_goes_takes_its_series_along() -> None:
     """Its own, and not those of its model elsewhere or of its name under another model."""
-    metrics = Metrics("1", list)
+    metrics = Metrics("1", "pure", list)
     for model in ("a", "b"):
         for deployment in ("x", "y"):
             metrics(ended(model, deployment))
@@ -76,7 +76,7 @@ def test_a_deployment_that_goes_takes_its_series_along() -> None:
 
 def test_a_deployment_that_comes_again_begins_at_0() -> None:
     """What was looked up for the old one is not used for the new."""
-    metrics = Metrics("1", list)
+    metrics = Metrics("1", "pure", list)
     events: list[Event] = [ended("a", "x"), ended("a", "x"), DeploymentGone("a", "x"), ended("a", "x")]
     for event in events:
         metrics(event)
@@ -89,7 +89,7 @@ def test_a_deployment_that_comes_again_begins_at_0() -> None:
 
 def test_a_request_without_items_is_no_request_of_0_items() -> None:
     """It was refused before they were counted; its series is there all the same."""
-    metrics = Metrics("1", list)
+    metrics = Metrics("1", "pure", list)
     metrics(RequestEnded("/x", "m", 400, 0.1, 0, 0.0, 0.0))
 
     text = metrics.render().decode()

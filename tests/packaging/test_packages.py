@@ -36,7 +36,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 def test_the_sdist_holds_what_the_wheel_is_made_of(sdist: Path) -> None:
     names = {name for name in inside(sdist) if ".egg-info/" not in name}
     assert names == modules() | DATA | {
-        *("CHANGELOG.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg")
+        *(
+            "CHANGELOG.md",
+            "LICENSE",
+            "MANIFEST.in",
+            "PKG-INFO",
+            "README.md",
+            "pyproject.toml",
+            "setup.cfg",
+            "setup.py",
+        )
     }
 
 
