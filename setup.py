@@ -9,7 +9,8 @@ from glob import glob
 
 from setuptools import setup
 
-# Not what derives from classes of C (the loop's, msgspec's), nor what runs only at the start.
+# Not what derives from classes of C (of the loop, of msgspec), or is derived from by what is not compiled, nor
+# what runs only at the start.
 COMPILED = {
     *glob("gateway/core/*.py"),
     *glob("gateway/pool/*.py"),
@@ -23,7 +24,7 @@ COMPILED = {
     "gateway/observability/metrics.py",
     "gateway/service.py",
     "gateway/vectors.py",
-} - {"gateway/core/settings.py"}
+} - {"gateway/core/settings.py", "gateway/pool/port.py"}
 
 extensions = []
 if os.environ.get("INFINITY_GATEWAY_COMPILED") == "1":
