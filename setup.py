@@ -19,7 +19,6 @@ COMPILED = {
     "gateway/api/parsing.py",
     "gateway/api/rendering.py",
     "gateway/deadlines.py",
-    "gateway/errors.py",
     "gateway/messages.py",
     "gateway/observability/metrics.py",
     "gateway/service.py",

@@ -92,10 +92,17 @@ async def test_calls_with_any_value_in_any_field(
     check(reply, fake)
 
 
+def is_object(raw: bytes) -> bool:
+    """Whether it is a JSON object, which might be a call."""
+    with suppress(ValueError):
+        return isinstance(json.loads(raw), dict)
+    return False
+
+
 @settings(MANY, max_examples=75)
-@given(PATHS, st.binary(max_size=60))
+@given(PATHS, st.binary(max_size=60).filter(lambda raw: not is_object(raw)))
 async def test_any_bytes(caller: Caller, fake: FakeInfinity, path: str, body: bytes) -> None:
-    """They are next to never JSON, and a neighbour in the same moment never notices."""
+    """A neighbour in the same moment never notices."""
     fake.requests.clear()
 
     reply = await refused(caller, fake, path, body)

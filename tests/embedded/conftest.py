@@ -1,6 +1,7 @@
 """Every asynchronous test here runs under both loops that the gateway may run on."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,18 @@ import uvloop
 
 from gateway.embedded import LocalServers
 from tests.embedded import stand_in
+from tests.embedded.processes import descendants
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def begun() -> Callable[[], list[int]]:
+    """Asks for the processes that the test has begun: servers of other tests may run beside it."""
+    before = descendants(os.getpid())
+    return lambda: [pid for pid in descendants(os.getpid()) if pid not in before]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def similarity(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-async def test_two_servers_embed_and_end(servers: LocalServers) -> None:
+async def test_two_servers_embed_and_end(servers: LocalServers, begun: Callable[[], list[int]]) -> None:
     """Both serve the same model, a cat is nearer to a kitten than to stocks, and no process is left."""
     up = asyncio.Semaphore(0)
 
@@ -53,7 +53,7 @@ async def test_two_servers_embed_and_end(servers: LocalServers) -> None:
             await up.acquire()
         texts = ["a cat", "a kitten", "the stock market"]
         answers = [await asyncio.to_thread(embed, api_base, texts) for api_base in supervisor.api_bases]
-        watched = Watched(descendants(os.getpid()))
+        watched = Watched(begun())
 
     with watched:
         assert watched.alive() == []

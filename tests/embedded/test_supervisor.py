@@ -20,6 +20,7 @@ from tests.embedded.processes import Watched, descendants
 from tests.embedded.stand_in import LINES_OF_CHATTER
 
 Servers = Callable[..., LocalServers]
+Begun = Callable[[], list[int]]
 
 HURRIED = SupervisionSettings(stop_s=5, wait_s_min=0.01)
 ROOT = Path(__file__).parents[2]
@@ -56,13 +57,13 @@ async def crash(api_base: str) -> None:
         await ask(api_base, "/crash")
 
 
-async def test_servers_run_while_it_is_entered(servers: Servers) -> None:
+async def test_servers_run_while_it_is_entered(servers: Servers, begun: Begun) -> None:
     """Each server answers at its own address, and afterwards no process is left."""
     reports = Reports()
     async with Supervisor(servers("serve", count=2), report=reports, settings=HURRIED) as supervisor:
         await reports.wait_for("is up at", times=2)
         answers = [await ask(api_base) for api_base in supervisor.api_bases]
-        watched = Watched(descendants(os.getpid()))
+        watched = Watched(begun())
 
     with watched:
         assert len({answer["pid"] for answer in answers}) == 2
@@ -70,9 +71,8 @@ async def test_servers_run_while_it_is_entered(servers: Servers) -> None:
     assert len(reports.lines) == 2, "a server that does well is not talked about"
 
 
-async def test_leaving_at_once_leaves_nothing(servers: Servers) -> None:
+async def test_leaving_at_once_leaves_nothing(servers: Servers, begun: Begun) -> None:
     """Servers that are only about to start end too, and no SIGTERM is lost on them."""
-    before = descendants(os.getpid())
     settings = replace(HURRIED, stop_s=60)
 
     async with asyncio.timeout(20):
@@ -81,16 +81,16 @@ async def test_leaving_at_once_leaves_nothing(servers: Servers) -> None:
                 for _ in range(turns):
                     await asyncio.sleep(0)
 
-    assert descendants(os.getpid()) == before
+    assert begun() == []
 
 
-async def test_a_server_that_ignores_sigterm_is_killed(servers: Servers) -> None:
+async def test_a_server_that_ignores_sigterm_is_killed(servers: Servers, begun: Begun) -> None:
     """Work under way gets its time, and no more."""
     reports = Reports()
     settings = replace(HURRIED, stop_s=0.1)
     async with Supervisor(servers("ignore-sigterm"), report=reports, settings=settings):
         await reports.wait_for("is up at")
-        watched = Watched(descendants(os.getpid()))
+        watched = Watched(begun())
 
     with watched:
         assert watched.alive() == []
@@ -129,12 +129,12 @@ async def test_a_server_that_ends_is_started_again(servers: Servers) -> None:
     assert reports.lines[end + 3] == "Infinity server 1 of 1 starts again in 0.01 s."
 
 
-async def test_a_server_whose_warden_is_killed_is_started_again(servers: Servers) -> None:
+async def test_a_server_whose_warden_is_killed_is_started_again(servers: Servers, begun: Begun) -> None:
     """The kernel ends the server, so its port is free for the next."""
     reports = Reports()
     async with Supervisor(servers("serve"), report=reports, settings=HURRIED) as supervisor:
         await reports.wait_for("is up at")
-        warden, server = descendants(os.getpid())
+        warden, server = begun()
         with Watched([server]) as watched:
             os.kill(warden, signal.SIGKILL)
             await reports.wait_for("is up at", times=2)

@@ -100,7 +100,7 @@ async def test_single_texts_from_64_connections_form_batches(
     assert sum(items) == len(texts)
     assert grown("batch_items_sum") / grown("batch_items_count") > 3
     # Alone on a machine within 10 per cent (benchmarks/); who is slower for a moment rightly gets less.
-    assert min(items) > len(texts) / 4
+    assert min(items) > len(texts) / 10
 
 
 # Rerank
