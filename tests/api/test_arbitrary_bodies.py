@@ -1,6 +1,7 @@
 """Whatever a caller sends, the answer is 200 or an error of the caller, and only what is valid goes on."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
