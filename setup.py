@@ -9,8 +9,8 @@ from glob import glob
 
 from setuptools import setup
 
-# Not what derives from classes of C (of the loop, of msgspec), or is derived from by what is not compiled; nor
-# errors, which are copied from thread to thread, nor what runs only at the start.
+# Not what derives from classes of C (of the loop, of msgspec) or is derived from by what is not compiled, nor
+# errors, which are copied for another thread, nor what runs only at the start.
 COMPILED = {
     *glob("gateway/core/*.py"),
     *glob("gateway/pool/*.py"),
