@@ -8,7 +8,8 @@ ARG COMPILED=1
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 # pip stays here: /app gets no installer.
-RUN python3 -m venv pip && pip/bin/pip install mypy==2.4.1 setuptools==84.2.1 && python3 -m venv --without-pip /app
+RUN python3 -m venv pip && pip/bin/pip install mypy==2.4.1 setuptools==84.2.1 types-PyYAML==6.0.12.20261113 \
+    && python3 -m venv --without-pip /app
 # What the gateway needs, before the gateway itself, which changes more often.
 COPY deploy/requirements.txt ./
 RUN pip/bin/pip --python /app/bin/python install --require-hashes --requirement requirements.txt
