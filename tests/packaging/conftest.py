@@ -17,7 +17,17 @@ from tests.packaging.builds import ROOT, built, run
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a copy: setuptools leaves folders where it builds."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
-    for name in ("gateway", "CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "tests"):
+    copied = (
+        "gateway",
+        "tests",
+        "CHANGELOG.md",
+        "LICENSE",
+        "MANIFEST.in",
+        "README.md",
+        "pyproject.toml",
+        "setup.py",
+    )
+    for name in copied:
         path = ROOT / name
         ignored = shutil.ignore_patterns("__pycache__")
         if path.is_dir():
