@@ -138,7 +138,7 @@ clean: ## remove everything that was made here
 	touch $@
 
 .cache/compiled/installed: setup.py pyproject.toml $(shell find gateway -name '*.py') | .venv/installed
-	rm -rf $(@D)
+	rm -rf $(@D) build
 	INFINITY_GATEWAY_COMPILED=1 $(VENV)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(@D) .
 	$(VENV)/pip install --quiet --no-deps --target $(@D) $(@D)/*.whl
 	touch $@

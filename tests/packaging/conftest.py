@@ -17,17 +17,8 @@ from tests.packaging.builds import ROOT, built, run
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a copy: setuptools leaves folders where it builds."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
-    copied = (
-        "gateway",
-        "tests",
-        "CHANGELOG.md",
-        "LICENSE",
-        "MANIFEST.in",
-        "README.md",
-        "pyproject.toml",
-        "setup.py",
-    )
-    for name in copied:
+    texts = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
+    for name in ("gateway", "tests", *texts):
         path = ROOT / name
         ignored = shutil.ignore_patterns("__pycache__")
         if path.is_dir():
