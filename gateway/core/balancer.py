@@ -260,13 +260,16 @@ class Deployment:
         self.service.restart()
 
     def on_canary(self, sent: float, now: float) -> None:
-        """A single short item was answered beside the batches: of an idle deployment that says how fast it
-        is, which nothing else would while others that look faster get all the work."""
+        """A single short item was answered beside the batches. Of a deployment that stands idle because others
+        look faster it says how fast that is, which nothing else would. Of any other it says less than the next
+        batch does: who comes back to a server that others have had for a while would think it slow.
+        """
+        self.sharing.on_answered(now - sent)
         if self._permits and now - sent < _QUICK * self._patience_s:
             self._patience_s /= 2
-        if self._permits or self._answered_at >= sent:
-            return
         service = self.service
+        if self._permits or self._answered_at >= sent or not (self.passed_over or self.is_new):
+            return
         ratio = (now - sent) / max(1e-6, service.latency_s + service.work_s(_CANARY))
         if self.passed_over and ratio < _SOONER:
             # What was learned was of another time, as that when its model was not warm yet. A single short

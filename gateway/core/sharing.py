@@ -5,6 +5,7 @@ were there, that is how many of others it had at any moment, on average (Little'
 """
 
 _SHARED, _ALONE = 0.25, 0.05
+_GONE = 0.25
 _GAP_S_MAX = 5.0
 _BACKWARDS_MAX = 3
 _OTHERS_MAX = 3.0
@@ -43,10 +44,16 @@ class Sharing:
     def on_answered(self, spent_s: float) -> None:
         self._spent_s += spent_s
 
+    def look(self, now: float) -> None:
+        """What was known of others when it was asked last is forgotten in time: they come and go."""
+        if self._counted and now >= self._counted[0] + _GAP_S_MAX:
+            self.others, self.is_known, self._counted = 0.0, False, None
+
     def on_sum(self, spent_s: float, now: float) -> None:
         """Requests have been with the server for `spent_s` in all."""
+        self.look(now)
         before, self._counted = self._counted, (now, spent_s, self._spent_s)
-        if before is None or not before[0] < now < before[0] + _GAP_S_MAX:
+        if before is None or now <= before[0]:
             return
         if spent_s < before[1]:
             # Started anew; or, seen again and again, not one server but several behind one address.
@@ -58,5 +65,7 @@ class Sharing:
         at, all_before, own_before = before
         passed_s, own_s = now - at, self._spent_s - own_before
         others = max(0.0, spent_s - all_before - own_s) / passed_s
-        self.others += (others - self.others) / (2 if self.is_known else 1)
+        # An average; but most of fifty who have gone are not there for ten seconds more.
+        gone = others < _GONE * self.others
+        self.others += (others - self.others) / (2 if self.is_known and not gone else 1)
         self.is_known = True

@@ -18,9 +18,11 @@ async def watch_others(
     """Ask for ever, as long as the pool is `in_use`."""
     while True:
         await asyncio.sleep(ASK_EVERY_S)
-        if in_use():
-            await asyncio.gather(*(_ask(member, upstream) for member in list(members.values())))
-            balancer.settle()
+        asked = list(members.values()) if in_use() else ()
+        await asyncio.gather(*(_ask(member, upstream) for member in asked))
+        for deployment in balancer:
+            deployment.sharing.look(asyncio.get_running_loop().time())
+        balancer.settle()
 
 
 async def _ask(member: Member, upstream: Upstream) -> None:

@@ -56,10 +56,48 @@ def test_a_time_in_which_it_was_not_asked_does_not_count() -> None:
     assert not subject.is_shared
 
 
-def test_others_who_leave_are_forgotten() -> None:
+@pytest.mark.parametrize("others", [1, 64])
+def test_others_who_leave_are_forgotten(others: int) -> None:
+    """At once, however many they were."""
     subject = Sharing()
-    told(subject, [0, 8, 16, *[16.0] * 10])
+    told(subject, [0, 2 * others, 4 * others, 4 * others])
     assert subject.is_alone
+
+
+def test_others_of_long_ago_are_forgotten() -> None:
+    """A pool that is not in use asks nobody, and when it is again, they may be gone."""
+    subject = Sharing()
+    told(subject, [0, 8, 16])
+    subject.look(8.9)
+    assert subject.is_shared
+    subject.look(9.0)
+    assert not subject.is_shared
+    subject.on_sum(1000, 10.0)
+    assert not subject.is_shared
+
+
+def test_fewer_others_are_an_average() -> None:
+    """What several gateways send differs from second to second."""
+    subject = Sharing()
+    told(subject, [0, 4, 8, 10])
+    assert subject.others == pytest.approx(1.5)
+
+
+def test_a_canary_of_ours_is_not_of_others() -> None:
+    subject = deployment(item_s=0.1)
+    subject.on_sum(0, 0.0)
+    subject.on_canary(0.5, 1.5)
+    subject.on_sum(1, 2.0)
+    assert subject.sharing.is_alone
+
+
+def test_who_left_a_server_to_others_comes_back_as_if_they_had_never_been() -> None:
+    """Canaries wait for them, which says nothing of the server."""
+    subject = deployment(item_s=0.1)
+    before = subject.service.parameters
+    for at in range(100, 200, 5):
+        subject.on_canary(at, at + 2.0)
+    assert subject.service.parameters == before
 
 
 def test_several_servers_behind_one_address_are_no_others() -> None:

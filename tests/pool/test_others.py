@@ -36,6 +36,24 @@ def test_a_server_that_others_use_gets_one_batch_at_a_time(others: float, most: 
 
 
 @fake_time
+async def test_others_are_forgotten_while_a_pool_is_idle() -> None:
+    """What they did then is not known of now: the first who asks again finds the server as if alone."""
+    spent_s = 0.0
+
+    def spent_of(_: str) -> float:
+        nonlocal spent_s
+        spent_s += 3 * ASK_EVERY_S
+        return spent_s
+
+    async with running(RecordingUpstream(latency_s=0.5, spent_of=spent_of)) as pool:
+        for number in range(20):
+            await ask(pool, f"text {number}")
+        assert pool.stats().deployments[0].others > 1
+        await at(now() + 5 + 2 * ASK_EVERY_S)
+        assert pool.stats().deployments[0].others == 0
+
+
+@fake_time
 async def test_an_idle_pool_asks_nothing() -> None:
     asked = 0
 
