@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 
 from gateway.api.parsing import count_of, flag_of, model_of, params_of, text_of, texts_of
-from gateway.api.rendering import Rendering, Reply, envelope, usage
+from gateway.api.rendering import Reply, envelope, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import RerankCall, RerankResult
@@ -32,8 +32,7 @@ class Reranking:
     def items(self) -> int:
         return len(self.call.documents)
 
-    def render(self, result: RerankResult, request_id: bytes) -> Rendering:
-        yield from ()
+    def render(self, result: RerankResult, request_id: bytes) -> Reply:
         results = orjson.dumps(ranked(result, self.echo))
         if self.version == 2:
             body = b'{"id":"infinity-%b","results":%b,"meta":%b}' % (request_id, results, _meta(result, 2))

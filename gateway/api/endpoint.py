@@ -376,7 +376,15 @@ class Serving:
         elif exchange := self._exchange:
             if self.seen:
                 self.seen.tokens = outcome.tokens
-            self._render(exchange, exchange.render(outcome, self.request_id))
+            try:
+                reply = exchange.render(outcome, self.request_id)
+            except Exception as error:
+                self.end(self._wrong(error))
+                return
+            if isinstance(reply, Reply):
+                self.end(Answer(200, reply, exchange.items))
+            else:
+                self._render(exchange, reply)
 
     def _render(self, exchange: Exchange, rendering: Rendering) -> None:
         if self.ended:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.api.parsing import model_of, params_of, texts_of
-from gateway.api.rendering import Rendering, Reply, envelope, usage
+from gateway.api.rendering import Reply, envelope, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import ClassifyCall, ClassifyResult, ModelCard
@@ -23,8 +23,7 @@ class Classified:
     def items(self) -> int:
         return len(self.call.inputs)
 
-    def render(self, result: ClassifyResult, request_id: bytes) -> Rendering:
-        yield from ()
+    def render(self, result: ClassifyResult, request_id: bytes) -> Reply:
         body = b'{"object":"classify","data":[%b],"model":%b,"usage":%b,%b}' % (
             b",".join(result.labels),
             orjson.dumps(result.model),

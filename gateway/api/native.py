@@ -12,7 +12,7 @@ from gateway.api.errors import Told, headers_of, status_of
 from gateway.api.infinity import Classified
 from gateway.api.openai import Embedded
 from gateway.api.parsing import check_depth, check_parts, is_medium
-from gateway.api.rendering import Rendering, Reply, envelope, usage
+from gateway.api.rendering import Reply, envelope, usage
 from gateway.api.validation import Fields, Problem, invalid, problem
 from gateway.core.router import UNNAMED
 from gateway.core.settings import LimitsSettings
@@ -145,8 +145,7 @@ class _Reranking:
     def items(self) -> int:
         return len(self.call.documents)
 
-    def render(self, result: RerankResult, request_id: bytes) -> Rendering:
-        yield from ()
+    def render(self, result: RerankResult, request_id: bytes) -> Reply:
         documents = self.call.documents
         results = [
             {"relevance_score": score, "index": index, "document": documents[index] if self.echoes else None}

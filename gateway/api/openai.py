@@ -1,6 +1,6 @@
 """`POST /embeddings` as OpenAI has it, with Infinity's and LiteLLM's additions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from gateway.api.parsing import (
     stripped,
     texts_of,
 )
-from gateway.api.rendering import Rendering, envelope, reply_of, sliced, usage
+from gateway.api.rendering import Rendering, Reply, envelope, reply_of, sliced, usage
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import EmbeddingCall, EmbeddingResult, Modality
@@ -48,19 +48,23 @@ class Embedded:
     def items(self) -> int:
         return len(self.call.inputs)
 
-    def render(self, result: EmbeddingResult, request_id: bytes) -> Rendering:
-        convert, vectors, model = self.convert, result.vectors, result.model
-        if len(vectors) == 1:
-            slices = [_ROW % (convert(vectors[0]), 0)]
-        else:
-            rows = (_ROW % (convert(vector), index) for index, vector in enumerate(vectors))
-            slices = yield from sliced(rows, len(vectors))
+    def render(self, result: EmbeddingResult, request_id: bytes) -> Reply | Rendering:
+        if len(result.vectors) == 1:
+            return self._reply([_ROW % (self.convert(result.vectors[0]), 0)], result, request_id)
+        return self._render_many(result, request_id)
+
+    def _render_many(self, result: EmbeddingResult, request_id: bytes) -> Rendering:
+        rows = (_ROW % (self.convert(vector), index) for index, vector in enumerate(result.vectors))
+        return self._reply((yield from sliced(rows, len(result.vectors))), result, request_id)
+
+    @staticmethod
+    def _reply(slices: Sequence[bytes], result: EmbeddingResult, request_id: bytes) -> Reply:
         after = b'],"model":%b,"usage":%b,%b}' % (
-            orjson.dumps(model),
+            orjson.dumps(result.model),
             usage(result.tokens),
             envelope(request_id),
         )
-        return reply_of(b'{"object":"list","data":[', slices, after, model, result.timings)
+        return reply_of(b'{"object":"list","data":[', slices, after, result.model, result.timings)
 
 
 class Embeddings:

@@ -8,7 +8,7 @@ yet, HTTP/1.0, `Expect: 100-continue`, callers who send without reading.
 
 import asyncio
 from collections.abc import Collection, Mapping, Sized
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.config import Config
@@ -32,16 +32,6 @@ on its way."""
 
 _IDLE, _HEAD, _BODY, _ANSWER, _OVER = range(5)
 """What a connection waits for: nothing, the rest of a head or a body, our answer, its own end."""
-
-
-class Trailers(list[tuple[bytes, bytes]]):
-    """Fields behind a body, which nobody reads: they may be many."""
-
-    def append(self, field: tuple[bytes, bytes], /) -> None:
-        pass
-
-
-_TRAILERS = Trailers()
 
 
 class Protocol(HttpToolsProtocol):
@@ -102,7 +92,8 @@ class Protocol(HttpToolsProtocol):
         self._neighbours_only = neighbours_only
         self._received_max = limits.header_bytes_max + 2 * limits.body_bytes_max
         """A body itself is counted elsewhere; what is said around its chunks, and behind them, is not."""
-        self.timeout_keep_alive = cast("int", limits.keep_alive_s)  # only ever compared
+        keep_alive_s: Any = limits.keep_alive_s  # an int for uvicorn, but only ever compared
+        self.timeout_keep_alive = keep_alive_s
 
     def data_received(self, data: bytes) -> None:
         self._read = len(data)
@@ -242,7 +233,8 @@ class Protocol(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if self._stage == _HEAD:  # else it stands behind a body, where there may be many that nobody reads
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self.deaf or self.transport.is_closing():
@@ -275,7 +267,6 @@ class Protocol(HttpToolsProtocol):
         ):
             self._go_ordinary_way()
             return
-        self.headers = _TRAILERS
         call = self._call = self.cycle = _Call(self, endpoint, headers)
         if refusal := endpoint.refusal(call):
             call.end(refusal)
@@ -284,10 +275,9 @@ class Protocol(HttpToolsProtocol):
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
-        self.headers += headers  # the scope holds this list
+        self.headers.extend(headers)  # the scope holds this list
         super().on_headers_complete()
         self.cycle.transport = _Lingering(self)
-        self.headers = _TRAILERS
 
     def _check_head(self) -> None:
         limits, count = self._limits, len(self.headers)
@@ -403,7 +393,7 @@ class _Call(Serving):
 
     __slots__ = ("_body", "_protocol", "_started", "disconnected", "keep_alive")
 
-    message_event = asyncio.Event()  # uvicorn sets it, and nobody waits for it
+    message_event: ClassVar = asyncio.Event()  # uvicorn sets it, and nobody waits for it
 
     def __init__(self, protocol: Protocol, endpoint: CallEndpoint, headers: Mapping[bytes, bytes]) -> None:
         super().__init__(endpoint, headers, request_id_of(headers))

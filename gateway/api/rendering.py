@@ -29,8 +29,8 @@ class Exchange(Protocol):
     @property
     def items(self) -> int: ...
 
-    def render(self, result: Any, request_id: bytes) -> Rendering:
-        """The reply to a result of the call's kind."""
+    def render(self, result: Any, request_id: bytes) -> Reply | Rendering:
+        """The reply to a result of the call's kind, or one in the making."""
         ...
 
 

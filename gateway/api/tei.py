@@ -80,8 +80,7 @@ class _Reranking:
     def items(self) -> int:
         return len(self.call.documents)
 
-    def render(self, result: RerankResult, _request_id: bytes) -> Rendering:
-        yield from ()
+    def render(self, result: RerankResult, _request_id: bytes) -> Reply:
         texts = self.texts
         ranks = [
             {"index": index, "score": score} | ({"text": texts[index]} if texts else {})

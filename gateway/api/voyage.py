@@ -11,7 +11,7 @@ import orjson
 
 from gateway.api.cohere import common, ranked, read
 from gateway.api.parsing import flag_of
-from gateway.api.rendering import Rendering, Reply
+from gateway.api.rendering import Reply
 from gateway.core.settings import LimitsSettings
 from gateway.messages import RerankCall, RerankResult
 
@@ -26,8 +26,7 @@ class _Reranking:
     def items(self) -> int:
         return len(self.call.documents)
 
-    def render(self, result: RerankResult, request_id: bytes) -> Rendering:
-        yield from ()
+    def render(self, result: RerankResult, request_id: bytes) -> Reply:
         documents = self.documents
         body = b'{"object":"list","data":%b,"results":%b,%b}' % (
             orjson.dumps(ranked(result, documents.__getitem__ if documents else None)),

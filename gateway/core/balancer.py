@@ -261,8 +261,8 @@ class Deployment:
 
     def on_canary(self, sent: float, now: float) -> None:
         """A single short item was answered beside the batches. It says how fast a deployment is that stands
-        idle because others look faster; nothing else would. Of any other it says less than the next batch: who
-        comes back to a server that others have had for a while would think it slow.
+        idle because others look faster; nothing else would. Of any other it says less than the next batch:
+        who comes back to a server that others have had for a while would think it slow.
         """
         self.sharing.on_answered(now - sent)
         if self._permits and now - sent < _QUICK * self._patience_s:
