@@ -22,6 +22,9 @@ from gateway.core.sharing import Sharing
 _IN_FLIGHT_MAX = 64
 _BUSY_S = 10.0
 _LEARNING = 4
+_RUN_DRY_S = 5.0
+"""So often a server is let get idle where much is sent ahead: only an idle one shows its latency, and by one
+that is far too long it would never be idle again."""
 _SAME_PASS = 0.25
 """An answer that comes so much sooner after the last than its work takes was made together with it."""
 _TYPICAL = Shape(1, 8, 8 * 24)
@@ -61,7 +64,7 @@ class Deployment:
     """What the balancer knows of one server: its health, its speed and its work under way."""
 
     __slots__ = (
-        "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_patience_s", "_permits",
+        "_alone", "_answered_at", "_busy", "_busy_at", "_free_at", "_idle_at", "_patience_s", "_permits",
         "_silent_since", "_since", "_suspect", "_work_s", "health", "in_flight_max", "items", "lateness",
         "name", "passed_over", "rank", "service", "sharing", "weight",
     )  # fmt: skip
@@ -83,6 +86,8 @@ class Deployment:
         self._free_at = 0.0
         """When the server will have done it."""
         self._answered_at = -math.inf
+        self._idle_at = 0.0
+        """When a batch was answered that had been sent while there was no other."""
         self._since = -math.inf
         """When it came up; what was sent before is of a process that is gone."""
         self._busy = 0.0
@@ -200,16 +205,22 @@ class Deployment:
             return all(permit.sent < self._since for permit in self._permits)
         if self.sharing.is_shared:
             return False  # When it gets idle is not ours to know, and what waits there, waits for others.
+        if self._runs_dry(now):
+            return False
         return (full and count < 2) or self.remaining_s(now) <= self.lead_s + 1e-9
 
     def room_at(self, now: float) -> float:
         """When it will have room again by itself; infinity if only an answer can tell."""
         if not self.health.takes_work or not 0 < len(self._permits) < self.in_flight_max:
             return math.inf
-        if self.is_new or self.sharing.is_shared:
+        if self.is_new or self.sharing.is_shared or self._runs_dry(now):
             return math.inf
         at = self._free_at - self.lead_s
         return at if at > now else math.inf
+
+    def _runs_dry(self, now: float) -> bool:
+        """Whether it is to get idle, so that its latency shows."""
+        return now >= self._idle_at + _RUN_DRY_S and self.lead_s > self.service.work_s(_TYPICAL)
 
     def answer_s(self, shape: Shape, now: float, weight: float = 1.0) -> float:
         """How long until a batch of that shape would be answered, if it is sent now."""
@@ -248,7 +259,7 @@ class Deployment:
             self._alone = service.parameters
         elif sharing.is_shared and not was_shared:
             # What was learned since it was ours alone is mixed with the work for others.
-            service.begin_anew(self._alone)
+            service.begin_anew(self._alone, sharing.others)
 
     def restart(self, now: float) -> None:
         """It came up: it may be another than it was."""
@@ -262,16 +273,21 @@ class Deployment:
     def on_canary(self, sent: float, now: float) -> None:
         """A single short item was answered beside the batches. It says how fast a deployment is that stands
         idle because others look faster; nothing else would. Of any other it says less than the next batch:
-        who comes back to a server that others have had for a while would think it slow.
+        who comes to a server that others have had for a while would think it slow. One that came back
+        proves itself by it.
         """
         self.sharing.on_answered(now - sent)
         if self._permits and now - sent < _QUICK * self._patience_s:
             self._patience_s /= 2
         service = self.service
-        if self._permits or self._answered_at >= sent or not (self.passed_over or self.is_new):
+        if self._permits or self._answered_at >= sent:
+            return
+        if not self.passed_over:
+            if not self.is_proven:
+                service.answers += 1
             return
         ratio = (now - sent) / max(1e-6, service.latency_s + service.work_s(_CANARY))
-        if self.passed_over and ratio < _SOONER:
+        if ratio < _SOONER:
             # What was learned was of another time, as that when its model was not warm yet. A single short
             # item says little of what longer ones cost, so that the proportions are kept.
             ratio = max(ratio, _SLOWER_MAX)
@@ -295,6 +311,9 @@ class Deployment:
         if tells and not self.sharing.is_shared:  # or it would be the work for others that is learned
             # The server was done a latency ago, and before that with what was answered before.
             idle = permit.sent >= self._answered_at - service.latency_s
+            if permit.met_idle:
+                self._idle_at = now
+                service.bound_latency(now - permit.sent)
             took_s = now - (permit.sent if idle else self._answered_at)
             # A server mixes what waits there. Of two batches that it did in one pass the second took no time:
             # learned, that would turn work into latency, and the longer lead have more of them wait there.
@@ -318,13 +337,14 @@ class Deployment:
 class Permit:
     """The right to send one batch to `deployment`. Finish it exactly once, on every path."""
 
-    __slots__ = ("deployment", "expected_s", "open", "sent", "shape", "work_s")
+    __slots__ = ("deployment", "expected_s", "met_idle", "open", "sent", "shape", "work_s")
 
     def __init__(self, deployment: Deployment, shape: Shape, now: float, *, suspect: bool = False) -> None:
         self.deployment = deployment
         self.shape = shape
         self.sent = now
         self.work_s = deployment.service.work_s(shape)
+        self.met_idle = not deployment.batches
         self.expected_s = deployment.begin(self, suspect) - now
         self.open = True
 

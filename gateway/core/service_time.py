@@ -94,17 +94,21 @@ class ServiceTime:
         """The server was gone, and who comes back may be another: only the proportions are kept."""
         self.answers = 0
 
-    def begin_anew(self, parameters: Mapping[str, float] | None) -> None:
+    def begin_anew(self, parameters: Mapping[str, float] | None, others: float = 0.0) -> None:
         """From `parameters` as they were known once. Without them: from the proportions of a server of which
         nothing is known, by the cost of a padded token, which shows even where something else adds to each
-        answer.
+        answer. Of that it is one part where so many `others` were served as well.
         """
         if parameters is None:
-            scale = self.theta[3] / _SCALE[3] / _PRIOR[3] or 1.0
+            scale = self.theta[3] / _SCALE[3] / _PRIOR[3] / (1 + others) or 1.0
             self.theta = [p * s * scale for p, s in zip(_PRIOR, _SCALE, strict=True)]
         else:
             self.theta = [parameters[name] * s for name, s in zip("loab", _SCALE, strict=True)]
         self._known = _KNOWN_OF_PRIOR
+
+    def bound_latency(self, took_s: float) -> None:
+        """A batch alone took so long: its latency was no longer."""
+        self.theta[0] = min(self.theta[0], took_s)
 
     def work_s(self, shape: Shape) -> float:
         """How long a batch occupies the server."""

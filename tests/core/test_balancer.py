@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 
 import pytest
 from hypothesis import given, settings
@@ -472,3 +472,23 @@ def test_the_patience_with_one_that_was_slow_ends_when_it_is_quick_at_work() -> 
     for _ in range(3):
         only.on_canary(161, 161.1)
     assert only.canary_s(10) == 10
+
+
+def test_a_latency_that_is_far_too_long_is_found_out() -> None:
+    """By it so much is sent ahead that the server is never idle, and only an idle one shows it."""
+    only = deployment(item_s=0.01, latency_s=2.0)
+    under_way: deque[tuple[float, Permit]] = deque()
+    at, free_at = 0.0, 0.0
+    fewest = math.inf
+    while at < 12:
+        while only.has_room(at, full=True):
+            free_at = max(free_at, at + 0.005) + 0.32
+            under_way.append((free_at + 0.005, Permit(only, FULL, at)))
+        if at < 5:
+            fewest = min(fewest, len(under_way))
+        at, permit = under_way.popleft()
+        permit.finish(at, tells=at > 1)  # and so not the first, which met it idle
+
+    assert fewest > 2
+    assert only.lead_s < 0.2
+    assert len(under_way) <= 2

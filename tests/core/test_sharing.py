@@ -192,3 +192,27 @@ def test_a_server_full_of_others_is_the_last() -> None:
     picked = balancer.pick(balancer.rooms(10.0, full=False), ONE, 10.0)
     assert picked
     assert picked.name == "b"
+
+
+def test_a_canary_to_a_server_that_is_new_here_tells_nothing_of_its_speed() -> None:
+    """Others may have had it for long: a canary that waited for them for five seconds was taken for what it
+    needs for a short text, so that whole batches seemed to need minutes.
+    """
+    new = deployment()
+    before = new.service.parameters
+    new.on_canary(0.0, 5.0)
+    assert new.service.parameters == before
+
+
+def test_what_is_first_learned_among_many_others_is_mostly_theirs() -> None:
+    """As when a gateway starts before a server that has a queue: 200 requests of others, of 20 ms each."""
+    only = deployment()
+    at = 0.0
+    only.on_sum(0.0, at)
+    while at < 16:
+        permit = Permit(only, ONE, at)
+        at += 200 * 0.02
+        permit.finish(at, tells=True)
+        only.on_sum(201 * at, at)
+    assert only.sharing.others == pytest.approx(200, rel=0.01)
+    assert 0.002 < only.service.work_s(ONE) < 0.05
