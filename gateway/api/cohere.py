@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 
 from gateway.api.parsing import count_of, flag_of, model_of, params_of, text_of, texts_of
-from gateway.api.rendering import Reply, envelope, usage
+from gateway.api.rendering import ABOUT, Reply, about
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import RerankCall, RerankResult
@@ -19,6 +19,7 @@ _KNOWN = frozenset({
     "model", "query", "documents", "top_n", "top_k", "return_documents", "rank_fields", "user",
     "max_tokens_per_doc", "max_chunks_per_doc", "priority", "truncation",
 })  # fmt: skip
+_COMMON = b'"meta":%b,' + ABOUT
 
 
 @dataclass(slots=True)
@@ -53,12 +54,7 @@ def ranked(result: RerankResult, echo: Callable[[int], Any] | None) -> list[dict
 
 def common(result: RerankResult, request_id: bytes) -> bytes:
     """The fields of an answer that are not its results."""
-    return b'"model":%b,"usage":%b,"meta":%b,%b' % (
-        orjson.dumps(result.model),
-        usage(result.tokens),
-        _meta(result),
-        envelope(request_id),
-    )
+    return _COMMON % (_meta(result), *about(result.model, result.tokens, request_id))
 
 
 def _meta(result: RerankResult, version: Version = 1) -> bytes:

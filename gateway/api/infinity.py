@@ -7,12 +7,13 @@ from typing import Any
 import orjson
 
 from gateway.api.parsing import model_of, params_of, texts_of
-from gateway.api.rendering import Reply, envelope, usage
+from gateway.api.rendering import ABOUT, Reply, about
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import ClassifyCall, ClassifyResult, ModelCard
 
 _KNOWN = frozenset({"model", "input", "user"})
+_CLASSES = b'{"object":"classify","data":[%b],' + ABOUT + b"}"
 
 
 @dataclass(slots=True)
@@ -24,12 +25,8 @@ class Classified:
         return len(self.call.inputs)
 
     def render(self, result: ClassifyResult, request_id: bytes) -> Reply:
-        body = b'{"object":"classify","data":[%b],"model":%b,"usage":%b,%b}' % (
-            b",".join(result.labels),
-            orjson.dumps(result.model),
-            usage(result.tokens),
-            envelope(request_id),
-        )
+        labels = b",".join(result.labels)
+        body = _CLASSES % (labels, *about(result.model, result.tokens, request_id))
         return Reply(body, result.model, result.timings)
 
 

@@ -12,7 +12,7 @@ from gateway.api.errors import Told, headers_of, status_of
 from gateway.api.infinity import Classified
 from gateway.api.openai import Embedded
 from gateway.api.parsing import check_depth, check_parts, is_medium
-from gateway.api.rendering import Reply, envelope, usage
+from gateway.api.rendering import ABOUT, Reply, about
 from gateway.api.validation import Fields, Problem, invalid, problem
 from gateway.core.router import UNNAMED
 from gateway.core.settings import LimitsSettings
@@ -31,6 +31,7 @@ from gateway.service import Gateway
 from gateway.vectors import as_base64, as_floats
 
 _TAGS = {modality.value: modality for modality in (Modality.TEXT, Modality.AUDIO, Modality.IMAGE)}
+_RANKING = b'{"object":"rerank","results":%b,' + ABOUT + b"}"
 _UNREADABLE = "There was an error parsing the body"
 _NO_TEXTS: list[str] = []
 _ECHOED_BYTES_MAX = 256 * 1024
@@ -151,12 +152,7 @@ class _Reranking:
             {"relevance_score": score, "index": index, "document": documents[index] if self.echoes else None}
             for index, score in result.ranking
         ]
-        body = b'{"object":"rerank","results":%b,"model":%b,"usage":%b,%b}' % (
-            orjson.dumps(results),
-            orjson.dumps(result.model),
-            usage(result.tokens),
-            envelope(request_id),
-        )
+        body = _RANKING % (orjson.dumps(results), *about(result.model, result.tokens, request_id))
         return Reply(body, result.model, result.timings)
 
 

@@ -1,10 +1,8 @@
 """`POST /embeddings` as OpenAI has it, with Infinity's and LiteLLM's additions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from gateway.api.parsing import (
     check_count,
@@ -17,7 +15,7 @@ from gateway.api.parsing import (
     stripped,
     texts_of,
 )
-from gateway.api.rendering import Rendering, Reply, envelope, reply_of, sliced, usage
+from gateway.api.rendering import ABOUT, Rendering, Reply, about, reply_of, sliced
 from gateway.core.settings import LimitsSettings
 from gateway.errors import BadRequest
 from gateway.messages import EmbeddingCall, EmbeddingResult, Modality
@@ -27,7 +25,11 @@ _KNOWN = frozenset({
     "model", "input", "encoding_format", "dimensions", "output_dimension", "user", "modality", "input_type",
     "task", "output_dtype", "embedding_type", "truncation", "truncate", "normalized", "late_chunking",
 })  # fmt: skip
+_BEFORE = b'{"object":"list","data":['
 _ROW = b'{"object":"embedding","embedding":%b,"index":%d}'
+_AFTER = b"]," + ABOUT + b"}"
+_ONE = _BEFORE + _ROW % (b"%b", 0) + _AFTER
+"""An answer with one vector, which most have."""
 
 _PLAIN = frozenset({"model", "input", "encoding_format"})
 """What most calls have, and nothing else that would have to be read."""
@@ -49,22 +51,16 @@ class Embedded:
         return len(self.call.inputs)
 
     def render(self, result: EmbeddingResult, request_id: bytes) -> Reply | Rendering:
+        fields = about(result.model, result.tokens, request_id)
         if len(result.vectors) == 1:
-            return self._reply([_ROW % (self.convert(result.vectors[0]), 0)], result, request_id)
-        return self._render_many(result, request_id)
+            body = _ONE % (self.convert(result.vectors[0]), *fields)
+            return Reply(body, result.model, result.timings)
+        return self._render_many(result, _AFTER % fields)
 
-    def _render_many(self, result: EmbeddingResult, request_id: bytes) -> Rendering:
+    def _render_many(self, result: EmbeddingResult, after: bytes) -> Rendering:
         rows = (_ROW % (self.convert(vector), index) for index, vector in enumerate(result.vectors))
-        return self._reply((yield from sliced(rows, len(result.vectors))), result, request_id)
-
-    @staticmethod
-    def _reply(slices: Sequence[bytes], result: EmbeddingResult, request_id: bytes) -> Reply:
-        after = b'],"model":%b,"usage":%b,%b}' % (
-            orjson.dumps(result.model),
-            usage(result.tokens),
-            envelope(request_id),
-        )
-        return reply_of(b'{"object":"list","data":[', slices, after, result.model, result.timings)
+        slices = yield from sliced(rows, len(result.vectors))
+        return reply_of(_BEFORE, slices, after, result.model, result.timings)
 
 
 class Embeddings:

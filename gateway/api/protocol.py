@@ -255,6 +255,9 @@ class Protocol(HttpToolsProtocol):
         if self._neighbours_only and (stranger := stranger_in(headers)):
             self._end_with(*stranger)
             return
+        keep_alive = parser.should_keep_alive()
+        # Only HTTP/1.1 keeps a connection without a word. To ask for the version itself takes a microsecond.
+        is_1_1 = (keep_alive and b"connection" not in headers) or parser.get_http_version() == "1.1"
         expected = headers.get(b"expect")
         self.expect_100_continue = expected is not None and expected.lower() == b"100-continue"
         if (
@@ -263,11 +266,11 @@ class Protocol(HttpToolsProtocol):
             or not (self.cycle is None or self.cycle.response_complete)
             or self.expect_100_continue
             or self.flow.write_paused
-            or parser.get_http_version() != "1.1"
+            or not is_1_1
         ):
             self._go_ordinary_way()
             return
-        call = self._call = self.cycle = _Call(self, endpoint, headers)
+        call = self._call = self.cycle = _Call(self, endpoint, headers, keep_alive)
         if refusal := endpoint.refusal(call):
             call.end(refusal)
 
@@ -395,13 +398,15 @@ class _Call(Serving):
 
     message_event: ClassVar = asyncio.Event()  # uvicorn sets it, and nobody waits for it
 
-    def __init__(self, protocol: Protocol, endpoint: CallEndpoint, headers: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, protocol: Protocol, endpoint: CallEndpoint, headers: Mapping[bytes, bytes], keep_alive: bool
+    ) -> None:
         super().__init__(endpoint, headers, request_id_of(headers))
         self._protocol = protocol
         self._body: bytes | bytearray = b""
         self._started = protocol.loop.time()
         self.disconnected = False
-        self.keep_alive = protocol.parser.should_keep_alive()
+        self.keep_alive = keep_alive
         protocol.tasks.add(self)  # type: ignore[arg-type]
 
     @property

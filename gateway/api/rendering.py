@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Protocol
 
+import orjson
+
 from gateway.messages import Call, Timings
 
 
@@ -65,10 +67,10 @@ def reply_of(before: bytes, slices: Sequence[bytes], after: bytes, model: str, t
     return Reply(before, model, timings, (first, *chain.from_iterable(zip(commas, rest, strict=True)), after))
 
 
-def usage(tokens: int) -> bytes:
-    return b'{"prompt_tokens":%d,"total_tokens":%d}' % (tokens, tokens)
+ABOUT = b'"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d},"id":"infinity-%b","created":%d'
 
 
-def envelope(request_id: bytes) -> bytes:
-    """The answer's id and time, as Infinity has them. The id is the request's, so that it can be found."""
-    return b'"id":"infinity-%b","created":%d' % (request_id, time.time())  # noqa: TID251 - a date for people
+def about(model: str, tokens: int, request_id: bytes) -> tuple[bytes, int, int, bytes, float]:
+    """What `ABOUT` says of an answer, as Infinity does. The id is the request's, so that it can be found."""
+    created = time.time()  # noqa: TID251 - a date for people
+    return orjson.dumps(model), tokens, tokens, request_id, created
