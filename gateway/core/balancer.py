@@ -32,8 +32,9 @@ _LOOKED_AT = 16
 """Of more deployments than that, so many are drawn at random and compared."""
 _CONTESTED = 0.1
 _CROWDED = 5
-"""So many times as many others, and more, are all alike: where all are crowded, to move is no help."""
-_NEARLY = 1.5
+"""So many times that many others more than of ours, and beyond, are all alike: where all are crowded, to move
+is no help."""
+_NEARLY = 2.0
 """Where servers are shared, one is as good as another that would answer in so many times its time."""
 _CANARY = Shape(1, 1, 3)
 _SOONER, _SLOWER_MAX = 0.25, 0.02
@@ -121,8 +122,13 @@ class Deployment:
 
     @property
     def is_new(self) -> bool:
-        """Whether too little is known of it: then it gets one batch at a time, but always when it is idle."""
+        """Whether too little is known of it: then it gets one batch at a time."""
         return self.service.answers < _LEARNING
+
+    @property
+    def is_untried(self) -> bool:
+        """Whether nothing at all is known of it: then it is asked before any other."""
+        return not self.service.answers
 
     @property
     def lead_s(self) -> float:
@@ -225,8 +231,8 @@ class Deployment:
     def answer_s(self, shape: Shape, now: float, weight: float = 1.0) -> float:
         """How long until a batch of that shape would be answered, if it is sent now."""
         service = self.service
-        if self.is_new and not self._permits:
-            return 0.0  # Or it would never be known, beside others that are.
+        if self.is_untried and not self._permits:
+            return 0.0  # Or it would never be known, beside others that are. One answer shows who is slow.
         wait_s = self.remaining_s(now) + self.overdue_s(now)
         if self.sharing.others:
             wait_s += self.sharing.ahead * service.work_s(_TYPICAL)
@@ -308,7 +314,8 @@ class Deployment:
         self.sharing.on_answered(permit.shape.requests * (now - permit.sent))
         if tells and not self.is_new:
             self.lateness.add((now - permit.sent) / max(1e-6, permit.expected_s))
-        if tells and not self.sharing.is_shared:  # or it would be the work for others that is learned
+        others = self.sharing.others if self.sharing.is_shared else 0.0
+        if tells and (self.is_new or not others):  # or it would be the work for others that is learned
             # The server was done a latency ago, and before that with what was answered before.
             idle = permit.sent >= self._answered_at - service.latency_s
             if permit.met_idle:
@@ -318,7 +325,8 @@ class Deployment:
             # A server mixes what waits there. Of two batches that it did in one pass the second took no time:
             # learned, that would turn work into latency, and the longer lead have more of them wait there.
             if idle or took_s > _SAME_PASS * permit.work_s:
-                service.learn(permit.shape, idle, took_s)
+                # Who is new to a shared server learns a first guess: less the others' part (Little's law).
+                service.learn(permit.shape, idle, took_s / (1 + others))
         self._answered_at = now
         self._free_at = now - service.latency_s + self._work_s
 
@@ -394,7 +402,7 @@ class Balancer:
 
     def idle(self) -> list[Deployment]:
         """Those that could work and have nothing to do, as far as they are known."""
-        return [d for d in self._all if not d.batches and d.health.takes_work and not d.is_new]
+        return [d for d in self._all if not d.batches and d.health.takes_work and not d.is_untried]
 
     def up_besides(self, avoid: Collection[str]) -> bool:
         """Whether a deployment outside `avoid` is up, with room or not."""
@@ -406,16 +414,16 @@ class Balancer:
 
     def settle(self) -> None:
         """Others may use the same servers, and know as little of us as we of them. What is known of them has
-        changed: so that we meet less, each prefers servers that the others use little, and among those has
-        an order of its own.
+        changed: so that we meet less, each prefers servers that it uses itself and others use little, and
+        among those has an order of its own.
         """
         self._contested = any(d.sharing.others > _CONTESTED for d in self._all if d.health.is_up)
 
     def speeds(self, rooms: Sequence[Deployment]) -> dict[Deployment, float]:
-        """What each of `rooms` does a second, in typical batches; new ones count as the slowest known."""
+        """What each of `rooms` does a second, in typical batches; untried ones count as the slowest known."""
         if len(rooms) == 1:
             return dict.fromkeys(rooms, 1.0)
-        known = {d: d.weight * d.speed for d in rooms if not d.is_new}
+        known = {d: d.weight * d.speed for d in rooms if not d.is_untried}
         least = min((d.speed for d in known), default=1.0)
         return {d: known.get(d, d.weight * least) for d in rooms}
 
@@ -457,8 +465,9 @@ class Balancer:
 
 
 def _preference(deployment: Deployment) -> tuple[bool, int, float]:
-    """The idle first, and those that others use little: who meets others goes elsewhere and is met less
-    there, so that gateways part the servers among them.
+    """The idle first, and those that others use little, or less than we do: who is met by those who use a
+    server more goes elsewhere, and they stay, so that gateways part the servers among them.
     """
-    steps = min(int(deployment.sharing.others / _CONTESTED), _CROWDED)
+    sharing = deployment.sharing
+    steps = min(math.floor((sharing.others - sharing.own) / _CONTESTED), _CROWDED)
     return bool(deployment.batches), steps, deployment.rank

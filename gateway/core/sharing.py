@@ -15,11 +15,13 @@ _OTHERS_MAX = 3.0
 class Sharing:
     """What is known of the others in one server."""
 
-    __slots__ = ("_backwards", "_counted", "_spent_s", "is_known", "others")
+    __slots__ = ("_backwards", "_counted", "_spent_s", "is_known", "others", "own")
 
     def __init__(self) -> None:
         self.others = 0.0
         """Requests of others in it at any moment, on average; 0 as long as that is not known."""
+        self.own = 0.0
+        """Ours, likewise."""
         self.is_known = False
         self._spent_s = 0.0
         self._backwards = 0
@@ -47,7 +49,7 @@ class Sharing:
     def look(self, now: float) -> None:
         """What was known of others when it was asked last is forgotten in time: they come and go."""
         if self._counted and now >= self._counted[0] + _GAP_S_MAX:
-            self.others, self.is_known, self._counted = 0.0, False, None
+            self.others, self.own, self.is_known, self._counted = 0.0, 0.0, False, None
 
     def on_sum(self, spent_s: float, now: float) -> None:
         """Requests have been with the server for `spent_s` in all."""
@@ -58,7 +60,7 @@ class Sharing:
         if spent_s < before[1]:
             # Started anew; or, seen again and again, not one server but several behind one address.
             self._backwards += 1
-            self.others, self.is_known = 0.0, False
+            self.others, self.own, self.is_known = 0.0, 0.0, False
             return
         if self._backwards >= _BACKWARDS_MAX:
             return
@@ -68,4 +70,5 @@ class Sharing:
         # An average; but most of fifty who have gone are not there for ten seconds more.
         gone = others < _GONE * self.others
         self.others += (others - self.others) / (2 if self.is_known and not gone else 1)
+        self.own += (own_s / passed_s - self.own) / (2 if self.is_known else 1)
         self.is_known = True

@@ -408,13 +408,25 @@ def test_new_ones_share_a_burst_by_weight() -> None:
     assert speeds[made[1]] == 3 * speeds[made[0]] > 0
 
 
-def test_one_of_which_little_is_known_is_asked_as_soon_as_it_is_idle() -> None:
+def test_one_of_which_nothing_is_known_is_asked_as_soon_as_it_is_idle() -> None:
     """Beside one that is known to be fast it would never be known."""
     new, fast = deployment("new"), deployment("fast", item_s=0.0001)
 
     assert chosen(balancer(new, fast)) == "new"
     Permit(new, ONE, now=0)
     assert chosen(balancer(new, fast)) == "fast"
+
+
+@pytest.mark.parametrize(("took_s", "next_one"), [(0.3, "known"), (0.05, "new")])
+def test_one_answer_shows_whether_it_is_worth_another(took_s: float, next_one: str) -> None:
+    """Many gateways try whoever comes back. If it is slow, each would lose several calls to it."""
+    new, known = deployment("new"), deployment("known", item_s=0.1)
+
+    Permit(new, ONE, now=0).finish(took_s, tells=True)
+
+    assert new.is_new
+    assert chosen(balancer(new, known), now=1.0) == next_one
+    assert balancer(new, known).speeds([new, known])[new] == pytest.approx(1 / took_s, rel=0.6)
 
 
 def test_up_besides_asks_about_health_and_not_about_room() -> None:

@@ -169,6 +169,36 @@ def test_gateways_part_the_servers_among_them(there: float, elsewhere: float, mo
     assert picked is (second if moves else first)
 
 
+def test_who_uses_a_server_most_stays_when_others_come() -> None:
+    """Were it to leave for those who come now and then, all would move all the time."""
+    balancer = Balancer(random.Random(1))
+    for name in "ab":
+        balancer.add(deployment(name, item_s=0.1))
+    first, second = sorted(balancer, key=lambda each: each.rank)
+    for at in (0.0, 2.0, 4.0):
+        second.sharing.on_answered(1.0)  # of 2 s, while others are there for half a second
+        second.on_sum(0.75 * at, at)
+    told(first, [0, 0.5, 1.0])
+    balancer.settle()
+
+    assert second.sharing.others == first.sharing.others == pytest.approx(0.25)
+    assert second.sharing.own == pytest.approx(0.5)
+    assert balancer.pick([first, second], ONE, 4.0) is second
+
+
+def test_who_is_new_to_a_shared_server_learns_it_less_the_part_of_others() -> None:
+    """It would know nothing of it for as long as others are there, and go on to ask it before all others."""
+    new = deployment()
+    told(new, [0, 2, 4])
+    assert new.sharing.is_shared
+
+    for at in range(5, 15):
+        Permit(new, ONE, at).finish(at + 0.2, tells=True)
+
+    assert not new.is_new
+    assert new.service.latency_s + new.service.work_s(ONE) == pytest.approx(0.1, rel=0.1)
+
+
 def test_where_others_are_the_idle_come_first() -> None:
     """A batch behind our own would wait, and another gateway may come before it."""
     balancer = Balancer(random.Random(1))

@@ -73,8 +73,9 @@ async def _ask(pool: Pool, texts: list[str], key: BatchKey, within_s: float) -> 
 
 async def acquaint(pool: Pool) -> None:
     """Ask each server until it is known how long it takes: before that it gets one batch at a time."""
-    for i in range(10 * len(pool.stats().deployments)):
-        await ask(pool, f"acquaints {i}")
+    for i in range(10):
+        for call in [ask(pool, f"acquaints {i} {at}") for at in range(len(pool.stats().deployments))]:
+            await call
     assert not any(each.is_new for each in pool._balancer)
 
 

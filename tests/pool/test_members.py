@@ -64,7 +64,7 @@ async def test_a_server_that_joins_under_load_gets_its_part() -> None:
         pool.add(deployment("b"))
         assert_answered(await call)
 
-    assert [b.at for b in upstream.batches if b.deployment == "b"] == [2.5, 3.5, 4.5, 5.5]
+    assert [b.at for b in upstream.batches if b.deployment == "b"] == pytest.approx([2.5, 3.5, 4.5, 5.5])
 
 
 @fake_time
