@@ -104,7 +104,7 @@ bench: .cache/compiled/installed .infinity/installed .peers/installed ## every b
 	$(BENCH).upstream_bound --texts mixed --targets $(BALANCERS) --hand --rounds 2 --json $(RUNS)/upstream_mixed.json
 	$(BENCH).gateway_bound --seconds 3 --rounds 2 --json $(RUNS)/gateway_bound.json
 	$(BENCH).upstream_bound --model minilm --texts mixed --connections 8,64,256 --targets direct,haproxy,gateway \
-		--seconds 12 --warm-up 2 --rounds 1 --json $(RUNS)/upstream_minilm.json
+		--seconds 12 --warm-up 2 --rounds 2 --json $(RUNS)/upstream_minilm.json
 	$(BENCH).upstream_bound --servers 2 --texts short --connections 64,256 --targets $(BALANCERS) --rounds 2 \
 		--json $(RUNS)/two_servers_short.json
 	$(BENCH).upstream_bound --servers 2 --texts mixed --connections 64,256 --targets $(BALANCERS) --rounds 2 \
@@ -118,8 +118,8 @@ bench: .cache/compiled/installed .infinity/installed .peers/installed ## every b
 	$(BENCH).gateways --model tiny --rounds 2 --json $(RUNS)/gateways.json
 	$(BENCH).arrivals --texts short --rounds 1 --json $(RUNS)/arrivals_short.json
 	$(BENCH).arrivals --texts mixed --rounds 1 --json $(RUNS)/arrivals_mixed.json
-	$(BENCH).profiles --profiles 2 --items 32 --connections 8,64 --json $(RUNS)/profiles.json
-	$(BENCH).scale --deployments 200 --gateways 8 --seconds 16 --loads 0.3 --policies one,ours,least,random \
+	$(BENCH).profiles --profiles 3 --items 32 --connections 8,64,256 --json $(RUNS)/profiles.json
+	$(BENCH).scale --deployments 200 --gateways 8 --seconds 16 --loads 0.3 --policies one,ours,least,turn,random \
 		--json $(RUNS)/scale.json
 	.peers/bin/python -m benchmarks.report
 	$(VENV)/python tools/sizing.py
