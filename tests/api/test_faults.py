@@ -96,15 +96,15 @@ async def test_another_server_answers_while_one_is_gone() -> None:
         # The other may look faster, but it is busy.
         answers = asyncio.Event()
         second.faults.append(Fault(delay=answers))
-        calls = [asyncio.create_task(caller.embed(f"back {i}")) for i in range(4)]
-        await until(lambda: any(text.startswith("back") for batch in first.batches for text in batch))
-        answers.set()
-        back = await asyncio.gather(*calls)
+        async with asyncio.TaskGroup() as calls:
+            back = [calls.create_task(caller.embed(f"back {i}")) for i in range(4)]
+            await until(lambda: any(text.startswith("back") for batch in first.batches for text in batch))
+            answers.set()
 
     assert [reply.vectors[0] for reply in replies] == [vector_of(f"text {i}").tolist() for i in range(5)]
     assert during.value("retries_total", reason="refused") == 1
     assert during.total("deployment_up", model="bert") == 1
-    assert [reply.vectors[0] for reply in back] == [vector_of(f"back {i}").tolist() for i in range(4)]
+    assert [call.result().vectors[0] for call in back] == [vector_of(f"back {i}").tolist() for i in range(4)]
 
 
 @pytest.mark.parametrize("task", ["rerank", "classify"])
