@@ -94,7 +94,8 @@ class Gateway:
         self._retiring: dict[asyncio.Task[None], Pool] = {}
         self._places: set[Place] = set()
         self._tidying: asyncio.Handle | None = None
-        self._answered = asyncio.Event()
+        self._any_answered = False
+        self._ready = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._settle()
@@ -130,23 +131,24 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        """Whether a deployment has ever answered. It stays so: one outage of the servers must not take every
-        gateway out of service.
+        """Whether a deployment has answered, and every model been asked for. It stays so: one outage of the
+        servers must not take every gateway out of service.
         """
-        return self._answered.is_set()
+        return self._ready.is_set()
 
     async def wait_ready(self) -> None:
-        await self._answered.wait()
+        await self._ready.wait()
 
     def observe(self, event: Event) -> None:
         kind = type(event)
         if kind is DeploymentChanged or kind is DeploymentGone:
             self._resolved.clear()  # what a server can do is learned just before it is up
             if isinstance(event, DeploymentChanged):
-                if event.up:
-                    self._answered.set()
+                self._any_answered |= event.up
             else:
                 self._tidy_soon()
+            if self._any_answered and not any(pool.is_unknown for pool in self.pools.values()):
+                self._ready.set()
         self.listener(event)
 
     def stats(self) -> list[PoolStats]:

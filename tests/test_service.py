@@ -730,6 +730,16 @@ async def test_it_is_ready_when_a_server_has_answered_and_not_before() -> None:
 
 
 @fake_time
+async def test_a_server_that_hangs_makes_the_others_wait_for_one_probe() -> None:
+    upstream = RecordingUpstream(hung={"b"})
+
+    async with serving(upstream, pool("m"), pool("n", "b")) as gateway:
+        await gateway.wait_ready()
+
+        assert now() == HealthSettings().probe_timeout_s
+
+
+@fake_time
 async def test_it_stays_ready_when_all_servers_go() -> None:
     """One outage must not take every gateway out of service."""
     upstream = RecordingUpstream()

@@ -85,6 +85,11 @@ class Health:
         return self._since + min(settings.silent_s_max, times * settings.probe_interval_s)
 
     @property
+    def is_unknown(self) -> bool:
+        """It is new, and its first probe has not ended yet."""
+        return self.state is State.STARTING and self._failed_at == -math.inf
+
+    @property
     def is_different(self) -> bool:
         return self.state is State.DIFFERENT
 

@@ -228,6 +228,11 @@ class Pool:
         self._after_loss()
 
     @property
+    def is_unknown(self) -> bool:
+        """None of its deployments is up, and one that is new may be in a moment."""
+        return not self._balancer.any_up and any(each.health.is_unknown for each in self._balancer)
+
+    @property
     def deployments(self) -> frozenset[str]:
         """Their names."""
         return frozenset(self._members)

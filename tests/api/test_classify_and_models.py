@@ -3,13 +3,16 @@
 import asyncio
 import json
 import time
+from functools import partial
 
 import pytest
 
 from gateway.core.settings import RouterSettings, Secret
 from tests.api.caller import Caller
 from tests.api.configs import SHARED, config, pool, pools_of
-from tests.fakes.infinity import FakeInfinity, classes_of
+from tests.api.waiting import until
+from tests.fakes.faults import posted
+from tests.fakes.infinity import FakeInfinity, Fault, classes_of
 from tests.gateway_in_process import GatewayInProcess
 
 pytestmark = SHARED
@@ -145,6 +148,30 @@ async def test_readiness_waits_for_the_first_server_and_then_stays() -> None:
 
     assert (before.status, alive.status, between.status, after.status) == (503, 200, 200, 200)
     assert "no server has answered" in json.loads(before.raw)["status"]
+
+
+async def test_readiness_waits_until_each_model_was_asked_for() -> None:
+    """Whoever calls as soon as it is ready must not hear that a model has no server."""
+    answering = asyncio.Event()
+    async with FakeInfinity() as fake:
+        fake.faults.append(
+            Fault(delay=answering, when=lambda sent: posted(sent) and sent.body["model"] == "bert")
+        )
+        async with (
+            GatewayInProcess(config(*pools_of(fake)), deployments=len(fake.models) - 1) as gateway,
+            Caller(gateway.url) as caller,
+        ):
+            before = await caller.get("/health/readiness")
+            answering.set()
+            await until(partial(is_ready, caller))
+            reply = await caller.embed("one", "bert")
+
+    assert before.status == 503
+    assert reply.status == 200
+
+
+async def is_ready(caller: Caller) -> bool:
+    return (await caller.get("/health/readiness")).status == 200
 
 
 async def test_status_tells_of_every_server() -> None:
