@@ -120,7 +120,9 @@ class Caller:
         assert reply.status == 200
         return Samples(reply.raw.decode())
 
-    async def samples_when(self, name: str, value: float, **labels: object) -> "Samples":
+    async def samples_when(
+        self, name: str, value: float, within_s: float = 10, **labels: object
+    ) -> "Samples":
         """The samples as soon as the `total` of one is `value`."""
         found: list[Samples] = []
 
@@ -128,7 +130,7 @@ class Caller:
             found[:] = [await self.samples()]
             return found[0].total(name, **labels) == value
 
-        await until(is_so)
+        await until(is_so, within_s)
         return found[0]
 
 

@@ -291,6 +291,7 @@ async def test_a_callers_request_id_goes_all_the_way(
         named = await caller.post("/v1/embeddings", body, x_request_id="the-callers-own")
         unnamed = [await caller.post("/v1/embeddings", body) for _ in range(2)]
 
+    assert [reply.status for reply in (named, *unnamed)] == [200] * 3
     ids = [reply.headers["x-request-id"] for reply in (named, *unnamed)]
     assert ids[0] == "the-callers-own"
     assert len({*ids, ""}) == 4
