@@ -148,7 +148,7 @@ def create_app(runtime: Runtime, drain: Drain, calls: Mapping[str, CallEndpoint]
         if drain.draining:
             return _json(b'{"status":"draining"}', 503)
         if not gateway.ready:
-            return _json(b'{"status":"starting: no server has answered yet"}', 503)
+            return _json(b'{"status":"starting: no server has answered yet, or not for every model"}', 503)
         return _json(b'{"status":"healthy"}')
 
     def metrics(_: Permitted) -> Response:

@@ -167,6 +167,7 @@ async def test_readiness_waits_until_each_model_was_asked_for() -> None:
             reply = await caller.embed("one", "bert")
 
     assert before.status == 503
+    assert "not for every model" in json.loads(before.raw)["status"]
     assert reply.status == 200
 
 
