@@ -152,6 +152,12 @@ class Deployment:
         return max(0.0, now - first.sent - first.expected_s)
 
     @property
+    def late_at(self) -> float:
+        """When the first batch under way will be late; infinity if there is none."""
+        first = next(iter(self._permits), None)
+        return first.sent + _LATE_TIMES * first.expected_s if first else math.inf
+
+    @property
     def breaker(self) -> str:
         """`closed` while it gets work, `open` while it does not, `half_open` while it has to prove itself."""
         if not self.health.is_up:
@@ -308,14 +314,15 @@ class Deployment:
         del self._permits[permit]
         self.items -= permit.shape.items
         # (Not by subtraction: what is added and subtracted a million times drifts.)
-        self._work_s = sum(other.work_s for other in self._permits)
+        self._work_s = sum([other.work_s for other in self._permits])
         if self._suspect is permit:
             self._suspect = None
         self.sharing.on_answered(permit.shape.requests * (now - permit.sent))
-        if tells and not self.is_new:
+        is_new = self.is_new
+        if tells and not is_new:
             self.lateness.add((now - permit.sent) / max(1e-6, permit.expected_s))
         others = self.sharing.others if self.sharing.is_shared else 0.0
-        if tells and (self.is_new or not others):  # or it would be the work for others that is learned
+        if tells and (is_new or not others):  # or it would be the work for others that is learned
             # The server was done a latency ago, and before that with what was answered before.
             idle = permit.sent >= self._answered_at - service.latency_s
             if permit.met_idle:
@@ -443,8 +450,6 @@ class Balancer:
         Ties are broken at random: in a fixed order the first deployment would get every batch of a
         lightly loaded pool.
         """
-        if len(self._deployments) == 1:
-            return rooms[0]
         looked_at = rooms if self._contested else self._some(rooms)
         finish = [(d.answer_s(shape, now, d.weight), d) for d in looked_at]
         least = min(time for time, _ in finish)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.core.balancer import Balancer, Deployment, Permit
+from gateway.core.gathering import Gathering
+from gateway.core.groups import Groups
 from gateway.core.lanes import Batch, Lanes
 from gateway.core.service_time import Shape
 from gateway.errors import DeadlineExceeded
@@ -49,10 +51,31 @@ class Dispatcher:
         self._give_up = give_up
         self._may_try = may_try
         self._check = check
+        self._gathering = Gathering()
+        self._groups = Groups()
         self._again: deque[Batch] = deque()
         """Batches that failed and wait for another deployment. They go before what is new."""
         self.wakes_at = math.inf
         """When to dispatch again though nothing has happened until then."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits to be sent."""
+        return self._lanes.waiting > 0 or bool(self._again)
+
+    def on_call(self, now: float, items: int, *, idle: bool) -> None:
+        """A call of so many items comes, which is to be queued next; `idle`: nothing is under way."""
+        self._gathering.on_call(now, idle=idle and not self._lanes.waiting)
+        self._groups.on_call(now, items)
+
+    def on_answer(self, permit: Permit, items: int, now: float) -> None:
+        """So many items of the batch of `permit`, which is not finished yet, were answered or have failed."""
+        self._gathering.on_answer()
+        if len(self._balancer) == 1:
+            deployment, lanes = permit.deployment, self._lanes
+            in_all = deployment.items + lanes.waiting
+            is_one = in_all <= lanes.items_max and len(lanes) == 1 and not deployment.sharing.is_shared
+            self._groups.on_answer(now, items, in_all if is_one else 0, permit.work_s)
 
     def again(self, batch: Batch) -> None:
         """Have a batch that failed sent elsewhere."""
@@ -71,8 +94,17 @@ class Dispatcher:
         if self._again:
             self._dispatch_again(now, leaving)
         lanes, balancer = self._lanes, self._balancer
+        gathers_until = self._gathering.until(now)
+        if gathers_until > now and lanes.waiting < lanes.items_max:
+            self.wakes_at = gathers_until
+            return leaving
         while lanes.waiting:
             rooms = balancer.rooms(now, full=False)
+            if len(rooms) == len(balancer) == 1 and not lanes.full(now):
+                leaves_at = self._groups.until(now, rooms[0].batches, rooms[0].late_at)
+                if leaves_at > now:
+                    self.wakes_at = leaves_at
+                    break
             full = not rooms and lanes.full(now)
             if full:
                 rooms = balancer.rooms(now, full=True)
@@ -94,13 +126,13 @@ class Dispatcher:
             waiting = lanes.waiting
             # Never more than a fair share: 32 items for four idle servers are answered sooner as 4 x 8.
             items = min(-(-waiting // len(rooms)), lanes.items_max)
-            typical = Shape(1, items, items * _TYPICAL_TOKENS)
-            rest = Shape(-(-waiting // lanes.items_max), waiting, waiting * _TYPICAL_TOKENS)
-            deployment = self._balancer.pick(rooms, typical, now, rest)
+            deployment = self._pick(rooms, items, waiting, now)
             if deployment is None:
                 return sent
             part = speeds[deployment] / together
             share = waiting if full else max(1, math.ceil(waiting * part - 1e-9))
+            if len(self._balancer) == 1:
+                share = min(share, self._groups.items_max(deployment.items + waiting) or share)
             batch = lanes.take(share, deployment.service.ratio, now)
             if batch is None:
                 return sent
@@ -117,6 +149,14 @@ class Dispatcher:
             together -= speeds[deployment]
             leaving.append(_departure(batch, deployment, now))
         return sent
+
+    def _pick(self, rooms: list[Deployment], items: int, waiting: int, now: float) -> Deployment | None:
+        """The one of `rooms` for so many items of those that wait; None when they had better wait on."""
+        if len(self._balancer) == 1:
+            return rooms[0]
+        typical = Shape(1, items, items * _TYPICAL_TOKENS)
+        rest = Shape(-(-waiting // self._lanes.items_max), waiting, waiting * _TYPICAL_TOKENS)
+        return self._balancer.pick(rooms, typical, now, rest)
 
     def _dispatch_again(self, now: float, leaving: list[Departure]) -> None:
         balancer = self._balancer

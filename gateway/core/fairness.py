@@ -109,11 +109,25 @@ class Turns:
         self._classes = {name: _Class(weight) for name, weight in _WEIGHTS.items()}
         self._now = 0.0
         self._order = count()
+        self._alone: Ticket | None = None
+        """All that waits, if that is one call of one item. It needs no order."""
+        self._is_empty = True
+        """The classes hold nothing."""
 
     def add(self, ticket: "Ticket", *, first: bool) -> None:
         """`ticket` waits, behind what its caller has waiting in its class already; `first`: nothing else
         waits in its class.
         """
+        if alone := self._alone:
+            self._alone = None
+            self._enter(alone, first=True)
+        elif self._is_empty and ticket.queued == 1:
+            self._alone = ticket
+            return
+        self._enter(ticket, first=first)
+
+    def _enter(self, ticket: "Ticket", *, first: bool) -> None:
+        self._is_empty = False
         in_class = self._classes[ticket.call_class]
         if first:
             in_class.clear()
@@ -129,6 +143,8 @@ class Turns:
 
     def head(self) -> "Ticket | None":
         """The ticket that is next; None when nothing waits."""
+        if alone := self._alone:
+            return alone if alone.queued else None
         waiting = [
             (in_class, flow) for in_class in self._classes.values() if (flow := in_class.first(self._order))
         ]
@@ -152,6 +168,8 @@ class Turns:
 
     def oldest(self) -> float | None:
         """When what waits longest arrived; None when nothing waits."""
+        if alone := self._alone:
+            return alone.arrived if alone.queued else None
         flows = (flow for in_class in self._classes.values() for flow in in_class.flows.values())
         return min((head.arrived for flow in flows if (head := flow.head())), default=None)
 
@@ -172,6 +190,10 @@ class Turns:
 
     def clear(self) -> None:
         """Nothing waits: hold on to nothing, and start from nothing."""
+        self._alone = None
+        if self._is_empty:
+            return
+        self._is_empty = True
         for in_class in self._classes.values():
             in_class.clear()
 

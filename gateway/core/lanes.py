@@ -259,10 +259,17 @@ class Batch:
     @property
     def deadline(self) -> float:
         """That of the most patient caller."""
-        return max(entry.deadline for entry in self.entries)
+        latest = -math.inf
+        for entry in self.entries:
+            deadline = entry.deadline
+            if deadline > latest:
+                latest = deadline
+        return latest
 
     def requests(self) -> list[tuple[BatchKey, list[Entry]]]:
         """What is sent: the entries of each batch key."""
+        if len(self.entries) == 1:
+            return [(self.entries[0].lane.key, self.entries)]
         by_lane: dict[Lane, list[Entry]] = {}
         for entry in self.entries:
             by_lane.setdefault(entry.lane, []).append(entry)
@@ -271,8 +278,14 @@ class Batch:
     def shape(self) -> Shape:
         """What its time depends on."""
         entries = self.entries
-        if all(entry.lane is entries[0].lane for entry in entries):
-            return Shape(1, len(entries), len(entries) * max(entry.tokens for entry in entries))
+        lane, longest = entries[0].lane, 0
+        for entry in entries:
+            if entry.lane is not lane:
+                break
+            if entry.tokens > longest:
+                longest = entry.tokens
+        else:
+            return Shape(1, len(entries), len(entries) * longest)
         parts = [[entry.tokens for entry in part] for _, part in self.requests()]
         return Shape(len(parts), len(entries), sum(len(part) * max(part) for part in parts))
 
@@ -657,7 +670,7 @@ class Lanes:
         self.waiting -= len(entries)
         if not self.waiting:
             self._turns.clear()
-        in_all = sum(entry.tokens for entry in entries)
+        in_all = sum([entry.tokens for entry in entries])
         self._turns.charge_turn(head, in_all)
         for entry in entries:
             entry.early = len(entry.claims)

@@ -354,6 +354,7 @@ class Pool:
             return ticket
         ticket.size = sum([len(text) if text.isascii() else _utf8_bytes(text) for text in items])
         self._admit(ticket)
+        self._dispatcher.on_call(ticket.arrived, len(items), idle=not self._under_way)
         try:
             self._add(ticket, 0)
         except BadRequest:
@@ -449,7 +450,7 @@ class Pool:
     # Dispatch
 
     def _schedule(self) -> None:
-        if self._dispatching is None and not self._closed:
+        if self._dispatching is None and self._dispatcher.has_work and not self._closed:
             self._dispatching = self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
@@ -567,6 +568,7 @@ class Pool:
         """A request has ended: give each call its part of the answer."""
         self._under_way.pop(answer, None)
         now = self._loop.time()
+        self._dispatcher.on_answer(flight.permit, len(batch), now)
         member = flight.member
         if batch.suspect:
             self._quarantine.end_trial(batch.entries[0].lane.key, batch.entries[0].text)
@@ -894,25 +896,25 @@ class _Asked(Ticket):
 class _Flight:
     """A batch under way to `member`, in one request or in several, under one permit."""
 
-    __slots__ = ("_permit", "_tells", "_under_way", "lost", "member")
+    __slots__ = ("_tells", "_under_way", "lost", "member", "permit")
 
     def __init__(self, permit: Permit, member: Member, requests: int) -> None:
         self.member = member
         self.lost: SendError | None = None
         """Why its requests were cancelled."""
-        self._permit = permit
+        self.permit = permit
         self._under_way = requests
         self._tells = True
 
     def is_late(self, now: float) -> bool:
-        return self.member.state.is_late(self._permit, now)
+        return self.member.state.is_late(self.permit, now)
 
     def land(self, now: float, *, tells: bool) -> None:
         """One of its requests has ended; the last one ends the permit."""
         self._tells &= tells
         self._under_way -= 1
         if not self._under_way:
-            self._permit.finish(now, tells=self._tells)
+            self.permit.finish(now, tells=self._tells)
 
 
 def _hurried(timeout_s: float, member: Member) -> bool:

@@ -73,7 +73,7 @@ async def test_a_batch_that_takes_its_time_is_waited_for() -> None:
         since = now()
         assert_answered(await ask(pool, slow))
 
-        assert now() == since + 20
+        assert since + 20 <= now() <= since + 20.001  # it may have waited for company
         assert set(states(pool).values()) == {"up"}
         assert [probe for probe in upstream.probes if probe.kind == "canary" and probe.at > since]
 
