@@ -348,7 +348,7 @@ function show(gateways) {
   const dead = [...all.models.values()].find((model) => model.servers.size
     && [...model.servers.values()].every(({ state }) => state !== "up" && state !== "trial"));
   if (all.draining) announce("warn", `Draining, ${standing}`);
-  else if (!all.ready) announce("none", "Starting: no server has answered yet");
+  else if (!all.ready) announce("none", "Starting: no server has answered yet, or not for every model");
   else if (dead) announce("bad", `No server of ${dead.name} is up`);
   else announce(not.size ? "warn" : "good", `Serving, ${standing}`);
   const { host, version } = gateways.at(-1).last.body.gateway;

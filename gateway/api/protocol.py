@@ -92,7 +92,7 @@ class Protocol(HttpToolsProtocol):
         self._neighbours_only = neighbours_only
         self._received_max = limits.header_bytes_max + 2 * limits.body_bytes_max
         """A body itself is counted elsewhere; what is said around its chunks, and behind them, is not."""
-        keep_alive_s: Any = limits.keep_alive_s  # an int for uvicorn, but only ever compared
+        keep_alive_s: Any = limits.keep_alive_s  # an int for uvicorn, but never read as one
         self.timeout_keep_alive = keep_alive_s
 
     def data_received(self, data: bytes) -> None:
@@ -191,7 +191,7 @@ class Protocol(HttpToolsProtocol):
             if lasted_s >= (_LINGER_S_MAX if sends else _LINGER_S) and not self._unread:
                 transport.abort()
         elif self._stage == _IDLE:
-            if lasted_s >= self.timeout_keep_alive:
+            if lasted_s >= limits.keep_alive_s:
                 transport.close()
         elif self._stage == _HEAD and lasted_s >= limits.head_s_max:
             if self._messages == 0:

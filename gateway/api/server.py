@@ -153,8 +153,7 @@ class _Front:
         server.config.timeout_graceful_shutdown = self._in_flight_s_max
         self._protocol.keywords.update(limits=self._limits, neighbours_only=self._neighbours_only)
         for connection in server.server_state.connections:
-            if isinstance(connection, Protocol):
-                connection.become(self._limits, neighbours_only=self._neighbours_only)
+            cast("Protocol", connection).become(self._limits, neighbours_only=self._neighbours_only)
 
     def _make(self) -> None:
         calls = call_endpoints(self._runtime)

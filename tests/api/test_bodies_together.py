@@ -19,7 +19,7 @@ from gateway.pool import Answer, Request
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, pools_of
 from tests.api.waiting import until
-from tests.api.ways import Ordinary, through
+from tests.api.ways import by_asgi, through
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity
 from tests.gateway_in_process import GatewayInProcess
@@ -45,7 +45,7 @@ def in_chunks(whole: bytes, size: int) -> bytes:
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=[Protocol, Ordinary], ids=["direct", "ordinary"]
+    scope="module", loop_scope="module", params=[Protocol, by_asgi], ids=["direct", "ordinary"]
 )
 async def gateway(request: Any, shared_fake: FakeInfinity) -> AsyncIterator[GatewayInProcess]:
     with through(request.param):

@@ -10,7 +10,7 @@ import pytest_asyncio
 from gateway.core.settings import LimitsSettings, Secret
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, pools_of
-from tests.api.ways import Ordinary, counting_asgi, through
+from tests.api.ways import by_asgi, counting_asgi, through
 from tests.fakes.infinity import FakeInfinity
 from tests.gateway_in_process import GatewayInProcess
 
@@ -30,7 +30,7 @@ async def gateways(shared_fake: FakeInfinity) -> AsyncIterator[tuple[GatewayInPr
         *pools_of(shared_fake), master_key=Secret("sk-key"), limits=LimitsSettings(body_bytes_max=MOST)
     )
     async with GatewayInProcess(settings) as direct:
-        with through(Ordinary):
+        with through(by_asgi):
             ordinary = GatewayInProcess(settings)
             async with ordinary:
                 yield direct, ordinary

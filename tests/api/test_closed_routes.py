@@ -17,7 +17,7 @@ from gateway.bootstrap import Runtime
 from gateway.core.settings import RouterSettings, Secret
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, named_key, pool
-from tests.api.ways import Ordinary, through
+from tests.api.ways import by_asgi, through
 from tests.fakes.infinity import FakeInfinity
 from tests.gateway_in_process import GatewayInProcess
 
@@ -103,7 +103,7 @@ def spellings(path: str) -> list[str]:
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=[Protocol, Ordinary], ids=["direct", "asgi"]
+    scope="module", loop_scope="module", params=[Protocol, by_asgi], ids=["direct", "asgi"]
 )
 async def gateway(
     shared_fake: FakeInfinity, request: pytest.FixtureRequest

@@ -6,7 +6,7 @@ import pytest
 
 from tests.api.caller import Caller, Reply
 from tests.api.configs import SHARED, config, pool
-from tests.api.ways import Ordinary, counting_asgi, through
+from tests.api.ways import by_asgi, counting_asgi, through
 from tests.fakes.infinity import FakeInfinity, FakeModel, logit_of, score_of, vector_of
 from tests.gateway_in_process import GatewayInProcess
 
@@ -359,7 +359,7 @@ async def test_fixed_paths_go_the_direct_way_and_both_answer_alike(
 ) -> None:
     """Good bodies, broken ones, and unknown models."""
     unknown = {**FIXED[path], "model": "none"}
-    with through(Ordinary):
+    with through(by_asgi):
         other = GatewayInProcess(gateway.runtime.config)
         async with other, Caller(other.url) as slow, Caller(gateway.url) as quick:
             for body in (FIXED[path], unknown, b"{", b"[]"):

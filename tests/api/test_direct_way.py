@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,7 +19,7 @@ from gateway.core.settings import BatchingSettings, LimitsSettings
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, pool, pools_of
 from tests.api.waiting import until
-from tests.api.ways import Ordinary, through
+from tests.api.ways import Recorder, Way, by_asgi, through
 from tests.end_to_end.configs import entry, written
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity, vector_of
@@ -42,22 +41,14 @@ def statuses(answer: bytes) -> list[int]:
     return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
 
 
-connections: list["Recorded"] = []
-
-
-class Recorded(Protocol):
-    """Remembers its connections."""
-
-    def connection_made(self, transport: Any) -> None:
-        connections.append(self)
-        super().connection_made(transport)
+recorder = Recorder()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(shared_fake: FakeInfinity) -> AsyncIterator[GatewayInProcess]:
     """One that sends a single batch at a time."""
     settings = config(*pools_of(shared_fake), batching=BatchingSettings(in_flight_max=1))
-    with through(Recorded):
+    with through(recorder):
         async with GatewayInProcess(settings) as gateway:
             yield gateway
 
@@ -121,7 +112,7 @@ async def test_whoever_leaves_is_counted_once_or_not_at_all(
     await until(is_counted)
     after = await caller.samples_when("in_flight_requests", 0)
     assert after.total("requests_total") == before + counted
-    assert not connections[-1].server_state.tasks
+    assert not recorder.connections[-1].server_state.tasks
 
 
 async def test_who_leaves_before_the_first_step_is_counted(
@@ -129,10 +120,10 @@ async def test_who_leaves_before_the_first_step_is_counted(
 ) -> None:
     """A task that is cancelled before it begins never begins, and could not count anything."""
     before = (await caller.samples()).total("requests_total", status=499)
-    made = len(connections)
+    made = len(recorder.connections)
     _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    await until(lambda: len(connections) > made)
-    connection = connections[made]
+    await until(lambda: len(recorder.connections) > made)
+    connection = recorder.connections[made]
 
     connection.data_received(request("leaving"))
     connection.connection_lost(None)
@@ -147,10 +138,10 @@ async def test_who_is_cancelled_in_the_turn_of_its_arrival_is_answered(
     gateway: GatewayInProcess,
 ) -> None:
     """As by the server when its time to end is over."""
-    made = len(connections)
+    made = len(recorder.connections)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    await until(lambda: len(connections) > made)
-    connection = connections[made]
+    await until(lambda: len(recorder.connections) > made)
+    connection = recorder.connections[made]
 
     connection.data_received(request("late", b"Connection: close"))
     [call] = connection.server_state.tasks
@@ -172,7 +163,8 @@ async def test_who_leaves_with_calls_behind_leaves_nothing(
 
     writer.close()
     gate.set()
-    await until(lambda: connections[-1].transport.is_closing() and not connections[-1].server_state.tasks)
+    connection = recorder.connections[-1]
+    await until(lambda: connection.transport.is_closing() and not connection.server_state.tasks)
     await caller.samples_when("in_flight_requests", 0)
 
     assert len(fake.batches) < 21
@@ -232,8 +224,8 @@ async def test_a_caller_who_never_reads_is_not_read(
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, ("127.0.0.1", gateway.port))
-        await until(lambda: not connections[-1].transport.is_closing())
-        connection = connections[-1]
+        await until(lambda: not recorder.connections[-1].transport.is_closing())
+        connection = recorder.connections[-1]
         block = one * 500
         sent, stuck_since = 0, loop.time()
         async with asyncio.timeout(60):
@@ -255,7 +247,7 @@ async def test_a_caller_who_never_reads_is_not_read(
 async def test_one_connection_serves_call_after_call(gateway: GatewayInProcess, fake: FakeInfinity) -> None:
     """Each with its own answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    made = len(connections)
+    made = len(recorder.connections)
     for i in range(300):
         writer.write(request(f"text {i}", b"x-request-id: %d" % i))
         head = await reader.readuntil(b"\r\n\r\n")
@@ -265,7 +257,7 @@ async def test_one_connection_serves_call_after_call(gateway: GatewayInProcess, 
         assert body["data"][0]["embedding"] == pytest.approx(vector_of(f"text {i}").tolist())
     writer.close()
 
-    assert len(connections) == made
+    assert len(recorder.connections) == made
 
 
 async def test_an_answer_is_one_piece(gateway: GatewayInProcess, fake: FakeInfinity) -> None:
@@ -282,9 +274,9 @@ async def test_an_answer_is_one_piece(gateway: GatewayInProcess, fake: FakeInfin
 # Idle connections
 
 
-@pytest.mark.parametrize("way", [Protocol, Ordinary], ids=["direct", "ordinary"])
+@pytest.mark.parametrize("way", [Protocol, by_asgi], ids=["direct", "ordinary"])
 async def test_a_connection_is_closed_when_it_was_idle_for_long(
-    shared_fake: FakeInfinity, fake: FakeInfinity, way: type[Protocol]
+    shared_fake: FakeInfinity, fake: FakeInfinity, way: Way
 ) -> None:
     """Counted from its last answer, however often it was used before; never under a call."""
     keep_alive_s = 0.4
@@ -362,11 +354,11 @@ async def test_a_call_behind_another_is_answered_before_the_end(tmp_path: Path) 
 
 async def test_many_connections_are_accepted_in_a_turn(gateway: GatewayInProcess) -> None:
     """Or callers who come at once to a busy gateway would wait for a turn each."""
-    made = len(connections)
+    made = len(recorder.connections)
     callers = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(128)]
     for _ in range(16):
         await asyncio.sleep(0)
-    accepted = len(connections) - made
+    accepted = len(recorder.connections) - made
     for caller in callers:
         caller.close()
 

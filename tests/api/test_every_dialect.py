@@ -15,7 +15,7 @@ from fuzz.answers import NATIVE, check_answer, rankings_in, vectors_in
 from gateway.core.settings import LimitsSettings
 from tests.api.caller import Caller, Reply
 from tests.api.configs import SHARED, config, pools_of
-from tests.api.ways import Ordinary, through
+from tests.api.ways import by_asgi, through
 from tests.fakes.infinity import FakeInfinity
 from tests.fakes.vectors import classes_of, logit_of, score_of, trim, vector_of
 from tests.gateway_in_process import GatewayInProcess
@@ -40,7 +40,7 @@ async def callers(shared_fake: FakeInfinity) -> AsyncIterator[Callers]:
     """One for the direct way, and one for uvicorn's own."""
     given = config(*pools_of(shared_fake), limits=LIMITS)
     async with GatewayInProcess(given) as direct:
-        with through(Ordinary):
+        with through(by_asgi):
             ordinary = GatewayInProcess(given)
             async with ordinary, Caller(direct.url) as quick, Caller(ordinary.url) as slow:
                 yield quick, slow

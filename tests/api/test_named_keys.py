@@ -16,7 +16,7 @@ from gateway.messages import Task
 from tests.api.caller import Caller, Reply, raw_exchange
 from tests.api.configs import SHARED, config, named_key, pool, pools_of
 from tests.api.waiting import until
-from tests.api.ways import Ordinary, through
+from tests.api.ways import Way, by_asgi, through
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity
 from tests.gateway_in_process import GatewayInProcess
@@ -41,7 +41,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=[Protocol, Ordinary], ids=["direct", "asgi"]
+    scope="module", loop_scope="module", params=[Protocol, by_asgi], ids=["direct", "asgi"]
 )
 async def gateway(
     shared_fake: FakeInfinity, request: pytest.FixtureRequest
@@ -54,7 +54,7 @@ async def gateway(
 
 
 @contextlib.asynccontextmanager
-async def limited(way: type[Protocol] = Protocol, /, **rules: Any) -> AsyncIterator["Limited"]:
+async def limited(way: Way = Protocol, /, **rules: Any) -> AsyncIterator["Limited"]:
     """A gateway for one caller, whose key has these rules."""
     key = named_key("rag", RAG, **rules)
     async with FakeInfinity() as fake:
@@ -83,7 +83,7 @@ class Limited:
         return quota
 
 
-WAYS = pytest.mark.parametrize("way", [Protocol, Ordinary], ids=["direct", "asgi"])
+WAYS = pytest.mark.parametrize("way", [Protocol, by_asgi], ids=["direct", "asgi"])
 
 
 def remaining(reply: Reply, kind: str) -> int:
@@ -261,7 +261,7 @@ async def test_no_default_and_no_fallback_leads_past_a_key(caller: Caller, fake:
     "a caller who sends more than its key may", caller="429 with Retry-After and x-ratelimit-*", kind="attack"
 )
 @WAYS
-async def test_requests_a_minute(way: type[Protocol]) -> None:
+async def test_requests_a_minute(way: Way) -> None:
     """Told with each answer, and past it refused until the next is due."""
     async with limited(way, requests_per_minute=3) as here:
         replies = [await here.caller.embed(f"text {i}") for i in range(3)]
@@ -293,7 +293,7 @@ async def test_a_request_too_many_need_not_send_its_body() -> None:
 
 
 @WAYS
-async def test_items_a_minute(way: type[Protocol]) -> None:
+async def test_items_a_minute(way: Way) -> None:
     """Texts and documents alike; a call that can never fit is wrong, one that does not fit now is early."""
     async with limited(way, items_per_minute=10) as here:
         never = await here.caller.embed(["text"] * 11)
@@ -311,7 +311,7 @@ async def test_items_a_minute(way: type[Protocol]) -> None:
 
 
 @WAYS
-async def test_what_was_not_served_costs_nothing(way: type[Protocol]) -> None:
+async def test_what_was_not_served_costs_nothing(way: Way) -> None:
     """Neither with 429 nor with 503; what a caller did wrong is a request, and no items."""
     async with limited(way, requests_per_minute=5, items_per_minute=5) as here:
         wrong = [
@@ -350,7 +350,7 @@ async def test_a_full_gateway_gives_back_what_it_does_not_take() -> None:
 
 
 @WAYS
-async def test_calls_at_once(way: type[Protocol]) -> None:
+async def test_calls_at_once(way: Way) -> None:
     """One more is refused at once; when one ends there is room again."""
     gate = asyncio.Event()
     async with limited(way, concurrency=2) as here:
@@ -375,7 +375,7 @@ async def test_calls_at_once(way: type[Protocol]) -> None:
     caller="its next calls are served: each place is given back, once",
 )
 @WAYS
-async def test_every_place_is_given_back(way: type[Protocol]) -> None:
+async def test_every_place_is_given_back(way: Way) -> None:
     """On every path, and once on each."""
     gate = asyncio.Event()
     async with limited(way, concurrency=4) as here:
@@ -418,7 +418,7 @@ async def test_every_place_is_given_back(way: type[Protocol]) -> None:
 
 @pytest.mark.parametrize("sent", ["a head", "half a body", "all"])
 @WAYS
-async def test_who_hangs_up_midway_leaves_no_place_taken(way: type[Protocol], sent: str) -> None:
+async def test_who_hangs_up_midway_leaves_no_place_taken(way: Way, sent: str) -> None:
     """However much of the call had come."""
     gate = asyncio.Event()
     body = b'{"model": "bert", "input": "leaving"}'

@@ -17,7 +17,7 @@ from gateway.core.settings import LimitsSettings
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, pools_of
 from tests.api.waiting import until
-from tests.api.ways import Ordinary, through
+from tests.api.ways import Recorder, by_asgi, through
 from tests.fakes.faults import Fault
 from tests.fakes.infinity import FakeInfinity
 from tests.gateway_in_process import GatewayInProcess
@@ -34,28 +34,20 @@ LIMITS = LimitsSettings(
     unread_s_max=SHORT_S,
     body_bytes_max=400_000,
 )
-connections: set[Any] = set()
+recorder = Recorder()
 """Those of the gateway."""
 
 BODY = b'{"model": "bert", "input": "one"}'
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=[Protocol, Ordinary], ids=["direct", "ordinary"]
+    scope="module", loop_scope="module", params=[Protocol, by_asgi], ids=["direct", "ordinary"]
 )
 async def gateway(request: Any, shared_fake: FakeInfinity) -> AsyncIterator[GatewayInProcess]:
     """One with small limits and little patience, on either way from the parser to the endpoint."""
 
-    class Noted(request.param):  # type: ignore[misc]
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            connections.add(self)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            connections.discard(self)
-
-    with through(Noted):
+    recorder.way = request.param
+    with through(recorder):
         async with GatewayInProcess(config(*pools_of(shared_fake), limits=LIMITS)) as gateway:
             yield gateway
 
@@ -339,8 +331,8 @@ async def test_an_answer_that_is_never_read_is_dropped(
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, ("127.0.0.1", gateway.port))
-        await until(lambda: any(is_of(each, sock) for each in connections))
-        [connection] = [each for each in connections if is_of(each, sock)]
+        await until(lambda: any(is_of(each, sock) for each in recorder.open))
+        [connection] = [each for each in recorder.open if is_of(each, sock)]
         takes_little = connection.transport.get_extra_info("socket")
         takes_little.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         # Small answers are not read by a caller who has sent for many of them.
@@ -355,7 +347,7 @@ async def test_an_answer_that_is_never_read_is_dropped(
         await until(lambda: connection.transport.get_write_buffer_size() > 0)
         stuck_at = loop.time()
         assert (await caller.embed("another")).status == 200
-        await until(lambda: connection not in connections)
+        await until(lambda: connection not in recorder.open)
         assert SHORT_S * 0.5 <= loop.time() - stuck_at < 20 * SHORT_S
     samples = await caller.samples()
 

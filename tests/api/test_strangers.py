@@ -11,7 +11,7 @@ from gateway.core.settings import Secret
 from tests.api.caller import Caller, raw_exchange
 from tests.api.configs import SHARED, config, pools_of
 from tests.api.test_closed_routes import ROUTES
-from tests.api.ways import Ordinary, through
+from tests.api.ways import by_asgi, through
 from tests.fakes.infinity import FakeInfinity
 from tests.gateway_in_process import GatewayInProcess
 
@@ -30,7 +30,7 @@ OWN = (
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=[Protocol, Ordinary], ids=["direct", "ordinary"]
+    scope="module", loop_scope="module", params=[Protocol, by_asgi], ids=["direct", "ordinary"]
 )
 async def gateway(request: Any, shared_fake: FakeInfinity) -> AsyncIterator[GatewayInProcess]:
     with through(request.param):

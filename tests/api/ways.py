@@ -1,28 +1,51 @@
 """The two ways from the parser to an endpoint: our direct one, and uvicorn's own through ASGI."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
 from gateway.api import server
-from gateway.api.endpoint import CallEndpoint
 from gateway.api.protocol import Protocol
 
+Way = Callable[..., Protocol]
+"""Makes what serves a connection. (Not a class derived from `Protocol`: the compiled one has none.)"""
 
-class Ordinary(Protocol):
-    """Knows no calls, so all requests go uvicorn's way."""
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **{**named, "calls": {}})
+def by_asgi(*args: Any, calls: object, **named: Any) -> Protocol:
+    """One that knows no calls, so all requests go uvicorn's way."""
+    return Protocol(*args, calls={}, **named)
+
+
+class Recorder:
+    """Remembers the connections that go one way."""
+
+    def __init__(self, way: Way = Protocol) -> None:
+        self.way = way
+        self._made: list[Any] = []
+
+    def __call__(self, *args: Any, **named: Any) -> Protocol:
+        made = self.way(*args, **named)
+        self._made.append(made)
+        return made
+
+    @property
+    def connections(self) -> list[Protocol]:
+        """All there ever were, in order."""
+        return [made for made in self._made if made.transport]
+
+    @property
+    def open(self) -> list[Protocol]:
+        return [made for made in self.connections if made in made.connections]
 
 
 @contextmanager
-def through(protocol: type[Protocol]) -> Iterator[None]:
+def through(way: Way) -> Iterator[None]:
     """Gateways that start in here speak with this."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "Protocol", protocol)
+        patch.setattr(server, "Protocol", way)
         yield
 
 
@@ -30,12 +53,13 @@ def through(protocol: type[Protocol]) -> Iterator[None]:
 def counting_asgi() -> Iterator[list[str]]:
     """The paths of the calls that come through ASGI."""
     paths: list[str] = []
-    real = CallEndpoint.__call__
+    real = Route.handle
 
-    async def counted(self: CallEndpoint, scope: Any, receive: Any, send: Any) -> None:
-        paths.append(scope["path"])
+    async def counted(self: Route, scope: Any, receive: Any, send: Any) -> None:
+        if self.methods == {"POST"}:
+            paths.append(scope["path"])
         await real(self, scope, receive, send)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CallEndpoint, "__call__", counted)
+        patch.setattr(Route, "handle", counted)
         yield paths

@@ -16,7 +16,7 @@ from gateway.observability.calls import Calls
 from gateway.observability.lines import Line, Lines
 from tests.api.caller import Caller
 from tests.api.configs import config, named_key, pool
-from tests.api.ways import Ordinary, through
+from tests.api.ways import by_asgi, through
 from tests.fakes.infinity import FakeInfinity, Fault
 from tests.gateway_in_process import GatewayInProcess
 
@@ -45,7 +45,7 @@ def way(is_direct: bool) -> Iterator[None]:
     if is_direct:
         yield
     else:
-        with through(Ordinary):
+        with through(by_asgi):
             yield
 
 

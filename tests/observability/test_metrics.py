@@ -96,3 +96,18 @@ def test_a_request_without_items_is_no_request_of_0_items() -> None:
 
     assert 'request_items_count{model="m",route="/x"} 0.0' in text
     assert 'request_duration_seconds_count{model="m",route="/x"} 1.0' in text
+
+
+@pytest.mark.parametrize("many", [0, 1, 63, 64, 65, 1000])
+def test_a_scrape_tells_all_that_has_happened_and_each_once(many: int) -> None:
+    metrics = Metrics("1", "pure", list)
+    for _ in range(many):
+        metrics(CallServed("a", "interactive", 2, 3, 0.0))
+        metrics(ended("a", "x"))
+
+    first, second = metrics.render().decode(), metrics.render().decode()
+
+    for text in (first, second):
+        assert (f'infinity_gateway_items_total{{model="a"}} {2 * many}.0' in text) == bool(many)
+    assert metrics.totals().batches == ({("a", "x", "success"): many} if many else {})
+    assert sum(metrics.totals().queue_seconds[("a",)].counts if many else ()) == many
