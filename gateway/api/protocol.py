@@ -378,12 +378,17 @@ class _Flow(FlowControl):
 
 
 class _Lingering:
-    """The transport, as uvicorn's cycle uses it: to close it while a body still comes is to linger."""
+    """The transport, as uvicorn's cycle uses it: to close it while a body still comes is to linger, and what
+    is written to a connection that was cut is nobody's. (uvicorn hears of that a turn later.)
+    """
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing():
+            self._protocol.transport.write(data)
 
     def close(self) -> None:
         self._protocol.close_behind()

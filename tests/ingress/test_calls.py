@@ -284,16 +284,17 @@ async def are_queued(gateways: list[GatewayProcess], above: float) -> bool:
 
 
 async def test_a_callers_request_id_goes_all_the_way(
-    ingress: Ingress, gateways: list[GatewayProcess]
+    ingress: Ingress, kind: Kind, gateways: list[GatewayProcess]
 ) -> None:
+    own = f"the-callers-own-by-{kind}"  # the gateways have been behind others before
     async with calling(ingress.url) as caller:
         body = {"model": "bert", "input": "a text"}
-        named = await caller.post("/v1/embeddings", body, x_request_id="the-callers-own")
+        named = await caller.post("/v1/embeddings", body, x_request_id=own)
         unnamed = [await caller.post("/v1/embeddings", body) for _ in range(2)]
 
     assert [reply.status for reply in (named, *unnamed)] == [200] * 3
     ids = [reply.headers["x-request-id"] for reply in (named, *unnamed)]
-    assert ids[0] == "the-callers-own"
+    assert ids[0] == own
     assert len({*ids, ""}) == 4
     for each in ids:
         await until(lambda each=each: lines_with(gateways, each) == 1)
