@@ -15,7 +15,7 @@ _OTHERS_MAX = 3.0
 class Sharing:
     """What is known of the others in one server."""
 
-    __slots__ = ("_backwards", "_counted", "_spent_s", "is_known", "others", "own")
+    __slots__ = ("_backwards", "_counted", "_spent_s", "_were_few", "is_known", "others", "own")
 
     def __init__(self) -> None:
         self.others = 0.0
@@ -24,6 +24,8 @@ class Sharing:
         """Ours, likewise."""
         self.is_known = False
         self._spent_s = 0.0
+        self._were_few = False
+        """Last time there were far fewer of them than on average."""
         self._backwards = 0
         self._counted: tuple[float, float, float] | None = None
         """When its sum was asked last, that sum, and `_spent_s` then."""
@@ -67,8 +69,11 @@ class Sharing:
         at, all_before, own_before = before
         passed_s, own_s = now - at, self._spent_s - own_before
         others = max(0.0, spent_s - all_before - own_s) / passed_s
-        # An average; but most of fifty who have gone are not there for ten seconds more.
-        gone = others < _GONE * self.others
+        # An average; but most of fifty who have gone are not there for ten seconds more. Once is not gone: who
+        # was elsewhere for a moment would find two batches of ours in its place.
+        are_few = others < _GONE * self.others
+        gone = are_few and self._were_few
+        self._were_few = are_few
         self.others += (others - self.others) / (2 if self.is_known and not gone else 1)
         self.own += (own_s / passed_s - self.own) / (2 if self.is_known else 1)
         self.is_known = True

@@ -58,10 +58,21 @@ def test_a_time_in_which_it_was_not_asked_does_not_count() -> None:
 
 @pytest.mark.parametrize("others", [1, 64])
 def test_others_who_leave_are_forgotten(others: int) -> None:
-    """At once, however many they were."""
+    """Once they were missed twice, however many they were."""
+    subject = Sharing()
+    told(subject, [0, 2 * others, 4 * others, 4 * others, 4 * others])
+    assert subject.is_alone
+
+
+@pytest.mark.parametrize("others", [1, 64])
+def test_who_is_elsewhere_for_a_moment_has_not_left(others: int) -> None:
+    """Two batches of ours would take its place, and it would find the server crowded."""
     subject = Sharing()
     told(subject, [0, 2 * others, 4 * others, 4 * others])
-    assert subject.is_alone
+    assert subject.is_shared
+    subject.on_sum(6 * others, 8.0)
+    subject.on_sum(6 * others, 10.0)
+    assert subject.is_shared
 
 
 def test_others_of_long_ago_are_forgotten() -> None:
