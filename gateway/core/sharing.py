@@ -69,8 +69,8 @@ class Sharing:
         at, all_before, own_before = before
         passed_s, own_s = now - at, self._spent_s - own_before
         others = max(0.0, spent_s - all_before - own_s) / passed_s
-        # An average; but most of fifty who have gone are not there for ten seconds more. Once is not gone: who
-        # was elsewhere for a moment would find two batches of ours in its place.
+        # An average; but most of fifty who have gone are not there for ten seconds more. Missed once
+        # is not gone: who was elsewhere for a moment would find two batches of ours in its place.
         are_few = others < _GONE * self.others
         gone = are_few and self._were_few
         self._were_few = are_few
