@@ -568,12 +568,12 @@ class Pool:
         """A request has ended: give each call its part of the answer."""
         self._under_way.pop(answer, None)
         now = self._loop.time()
-        self._dispatcher.on_answer(flight.permit, len(batch), now)
         member = flight.member
         if batch.suspect:
             self._quarantine.end_trial(batch.entries[0].lane.key, batch.entries[0].text)
         tells = False  # whether the time that it took is the server's own
         try:
+            self._dispatcher.on_answer(flight.permit, len(batch), now)
             error = (flight.lost if answer.cancelled() else answer.exception()) or None
             if isinstance(error, SendError):
                 tells = error.failure is Failure.TIMEOUT and not _hurried(timeout_s, member)
